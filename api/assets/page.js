@@ -9,11 +9,25 @@ function addLocalTimes(root) {
   }
 }
 
+let freshAt = new Date();
+let staleNote = null;
+
+// Says above the content since when the page is stale, and why. Without a reason the note is removed.
+function showStaleness(reason) {
+  if (!reason) staleNote?.remove();
+  else if (!staleNote?.isConnected) {
+    staleNote = Object.assign(document.createElement("p"), { id: "stale", className: "notice warn", role: "status" });
+    document.getElementById("content").prepend(staleNote);
+  }
+  if (reason) staleNote.textContent = `Stale since ${freshAt.toISOString().slice(11, 19)} UTC: ${reason}.`;
+}
+
 // Fetches the page again and exchanges the elements with an id that are marked. The part that has the focus, or an
-// open form, stays as it is.
+// open form, stays as it is. The header keeps the session of a reader who is away from being renewed.
 async function refreshParts(parts) {
-  const response = await fetch(location.href, { headers: { accept: "text/html" }, signal: AbortSignal.timeout(10_000) });
-  if (!response.ok) return;
+  const headers = { accept: "text/html", "x-picket-background": "1" };
+  const response = await fetch(location.href, { headers, signal: AbortSignal.timeout(10_000) });
+  if (!response.ok) throw new Error(response.status === 401 ? "the session has ended" : `status ${response.status}`);
   const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
   for (const part of parts) {
     const old = document.getElementById(part.id);
@@ -32,7 +46,14 @@ function keepCurrent() {
   setInterval(async () => {
     if (document.hidden || !isDue) return;
     isDue = false;
-    await refreshParts(parts).catch(() => {});
+    const startedAt = new Date();
+    try {
+      await refreshParts(parts);
+      freshAt = startedAt;
+      showStaleness();
+    } catch (error) {
+      showStaleness(error.name === "Error" ? error.message : "the server cannot be reached");
+    }
     isDue = true;
   }, seconds * 1000);
 }

@@ -3,6 +3,7 @@
 //!
 //! The middleware refuses nothing: pages and files without an extractor need no access.
 
+pub(crate) mod activity;
 pub(crate) mod authenticator;
 pub(crate) mod client;
 pub(crate) mod cookie;
@@ -17,9 +18,14 @@ use axum::{
     middleware::Next,
     response::Response,
 };
-use http::request::Parts;
+use http::{HeaderValue, header, request::Parts};
 
-use self::{authenticator::Credential, local_request::is_local_request};
+use self::{
+    activity::Activity,
+    authenticator::Credential,
+    cookie::{build_removal_cookie, sets_session_cookie},
+    local_request::is_local_request,
+};
 pub(crate) use self::{
     client::Client,
     rights::{Access, Scope},
@@ -39,11 +45,23 @@ pub(crate) async fn authenticate(State(api): State<Api>, mut request: Request, n
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
     let client = Client::resolve(peer, request.headers(), &api.config.trusted_proxies);
     let is_local = is_local_request(&client, request.uri(), request.headers());
-    let credential = Credential::find(request.headers(), client.is_secure(is_local));
-    let authentication = authenticate_client(&api, &client, credential, is_local).await;
+    let is_secure = client.is_secure(is_local);
+    let credential = Credential::find(request.headers(), is_secure);
+    let activity = Activity::of_request(request.method(), request.headers());
+    let has_session = matches!(credential, Some(Credential::Session(_)));
+    let authentication = authenticate_client(&api, &client, credential, is_local, activity).await;
+    let is_stale = has_session && authentication.as_ref().is_ok_and(|access| access.is_open);
     request.extensions_mut().insert(client);
     request.extensions_mut().insert(Authentication(authentication));
-    next.run(request).await
+    let mut response = next.run(request).await;
+    // A sign-in of this request has replaced the cookie already.
+    if is_stale
+        && !sets_session_cookie(response.headers(), is_secure)
+        && let Ok(cookie) = HeaderValue::try_from(build_removal_cookie(is_secure).to_string())
+    {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+    response
 }
 
 /// Takes no reference to the request, whose body other threads may not read.
@@ -52,17 +70,30 @@ async fn authenticate_client(
     client: &Client,
     credential: Option<Credential>,
     is_local: bool,
+    activity: Activity,
 ) -> Result<Access, Problem> {
+    let claims_token = matches!(credential, Some(Credential::Token(_) | Credential::Unknown));
+    let is_open = is_local && !claims_token && api.may_be_open() && api.authenticator.is_open().await?;
     match credential {
-        Some(credential) => match api.authenticator.authenticate(&credential).await? {
-            Some(access) => Ok(access),
-            None => {
-                api.metrics.count_refusal(Refusal::InvalidCredential);
+        // Everybody on this machine may do everything, so that an ended session takes nothing away.
+        Some(session) if is_open => {
+            let found = api.authenticator.authenticate(&session, activity).await?;
+            Ok(found.unwrap_or_else(Access::open))
+        }
+        Some(credential) => {
+            // Before the query, since a flood of guesses would be as many queries otherwise.
+            if !api.authenticator.is_familiar(&credential) {
                 api.limits.failures.check(client)?;
-                Err(Problem::new(ProblemKind::Unauthenticated, credential.describe_refusal()))
             }
-        },
-        None if is_local && api.may_be_open() && api.authenticator.is_open().await? => Ok(Access::open()),
+            match api.authenticator.authenticate(&credential, activity).await? {
+                Some(access) => Ok(access),
+                None => {
+                    api.metrics.count_refusal(Refusal::InvalidCredential);
+                    Err(Problem::new(ProblemKind::Unauthenticated, credential.describe_refusal()))
+                }
+            }
+        }
+        None if is_open => Ok(Access::open()),
         None => Err(Problem::new(
             ProblemKind::Unauthenticated,
             "send a token as 'Authorization: Bearer pkt_…', or sign in at /sign-in",

@@ -29,6 +29,18 @@ impl<T: DeserializeOwned> FromRequest<Api> for ApiJson<T> {
     }
 }
 
+/// A JSON body that the handler parses itself, on another thread, since it may be large.
+pub(crate) struct JsonText(pub(crate) Bytes);
+
+impl FromRequest<Api> for JsonText {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, api: &Api) -> Result<Self, Problem> {
+        require_json(request.headers())?;
+        read_body(request, api).await.map(Self)
+    }
+}
+
 /// Parameters in the path of a request. An object with an impossible id does not exist.
 pub(crate) struct ApiPath<T>(pub(crate) T);
 
@@ -150,7 +162,7 @@ fn refuse_value(pointer: String, message: &str) -> Problem {
 }
 
 /// A message of serde in the words of this project.
-fn describe_serde_message(message: &str) -> String {
+pub(crate) fn describe_serde_message(message: &str) -> String {
     let names =
         |rest: &str| -> Vec<String> { rest.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
     if let Some((name, rest)) = message.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`'))

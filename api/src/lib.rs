@@ -16,6 +16,7 @@ mod oidc;
 mod openapi;
 mod options;
 mod pages;
+mod permits;
 mod pipeline;
 mod problem;
 mod prometheus;

@@ -62,8 +62,12 @@ pub(crate) enum Refusal {
     SignInLimit,
     /// Too many ad-hoc checks.
     AdhocLimit,
-    /// Too many requests with an invalid token.
+    /// Too many requests with tokens or sessions that have not been valid lately.
     FailureLimit,
+    /// Too many validations of sites at once.
+    ValidationLimit,
+    /// Too many reports and ledgers at once.
+    ReportLimit,
 }
 
 impl EncodeLabelValue for Refusal {
@@ -79,12 +83,14 @@ impl EncodeLabelValue for Refusal {
             Self::SignInLimit => "sign_in_limit",
             Self::AdhocLimit => "adhoc_limit",
             Self::FailureLimit => "failure_limit",
+            Self::ValidationLimit => "validation_limit",
+            Self::ReportLimit => "report_limit",
         })
     }
 }
 
 impl Refusal {
-    const ALL_REASONS: [Self; 10] = [
+    const ALL_REASONS: [Self; 12] = [
         Self::ConnectionEvicted,
         Self::InvalidHead,
         Self::BodyTimedOut,
@@ -95,6 +101,8 @@ impl Refusal {
         Self::SignInLimit,
         Self::AdhocLimit,
         Self::FailureLimit,
+        Self::ValidationLimit,
+        Self::ReportLimit,
     ];
 }
 

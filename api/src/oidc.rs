@@ -7,6 +7,7 @@
 mod attempt;
 mod http_client;
 mod options;
+mod person;
 mod provider;
 mod rights;
 

@@ -9,6 +9,7 @@ mod fleet;
 mod frame;
 mod incident;
 mod incidents;
+mod input;
 mod ledger;
 mod list_page;
 mod live;
@@ -40,11 +41,13 @@ use axum::{
 };
 use http::{HeaderMap, HeaderValue, header, request::Parts};
 
+use self::frame::Section;
 pub(crate) use self::{
     fleet::FleetNumbers,
     frame::{Frame, Theme},
+    input::{PageForm, PageQuery},
+    page_error::PageError,
 };
-use self::{frame::Section, page_error::PageError};
 use crate::{
     access::{Access, Authenticated, Scope},
     assets::{ASSET_ROUTE, serve_asset},

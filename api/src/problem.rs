@@ -60,6 +60,7 @@ pub(crate) enum ProblemKind {
     UnsupportedMediaType,
     Invalid,
     RateLimited,
+    Overloaded,
     Internal,
     DatabaseUnavailable,
     BusUnavailable,
@@ -69,7 +70,7 @@ pub(crate) enum ProblemKind {
 }
 
 impl ProblemKind {
-    pub(crate) const ALL_KINDS: [Self; 17] = [
+    pub(crate) const ALL_KINDS: [Self; 18] = [
         Self::Malformed,
         Self::Unauthenticated,
         Self::Forbidden,
@@ -81,6 +82,7 @@ impl ProblemKind {
         Self::UnsupportedMediaType,
         Self::Invalid,
         Self::RateLimited,
+        Self::Overloaded,
         Self::Internal,
         Self::DatabaseUnavailable,
         Self::BusUnavailable,
@@ -112,6 +114,9 @@ impl ProblemKind {
             ),
             Self::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, "/api#invalid", "A value is not allowed"),
             Self::RateLimited => (StatusCode::TOO_MANY_REQUESTS, "/api#rate-limited", "Too many requests"),
+            Self::Overloaded => {
+                (StatusCode::SERVICE_UNAVAILABLE, "/api#overloaded", "Too many requests of this kind at once")
+            }
             Self::Internal => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "/api#internal", "The request failed on our side")
             }
@@ -242,6 +247,7 @@ impl From<picket_store::Error> for Problem {
             Store::DuplicateSite | Store::SiteChanged(_) | Store::DuplicateToken(_) => {
                 Self::new(ProblemKind::Conflict, error.to_string())
             }
+            Store::SettingsChanged => Self::new(ProblemKind::PreconditionFailed, error.to_string()),
             Store::SiteNotFound(_) | Store::RegionNotFound(_) | Store::TokenNotFound(_) => {
                 Self::new(ProblemKind::NotFound, error.to_string())
             }

@@ -4,7 +4,7 @@ mod oidc;
 
 use askama::Template;
 use axum::{
-    Form, Router,
+    Router,
     extract::{FromRequestParts, State},
     response::{Html, IntoResponse, Redirect, Response},
     routing::{get, post},
@@ -21,14 +21,13 @@ use url::form_urlencoded;
 
 use crate::{
     access::{
-        Access, Client, Scope,
+        Access, Authenticated, Client, Scope,
         cookie::{build_removal_cookie, build_session_cookie, find_session_secret},
         local_request::is_local_request,
     },
-    extract::ApiQuery,
     metrics::Refusal,
     oidc::OidcProvider,
-    pages::{Frame, Theme},
+    pages::{Frame, PageForm, PageQuery, Theme},
     problem::{Problem, ProblemKind},
     state::Api,
 };
@@ -107,7 +106,7 @@ async fn show_sign_in(
     State(api): State<Api>,
     browser: Browser,
     method: Method,
-    ApiQuery(query): ApiQuery<SignInQuery>,
+    PageQuery(query): PageQuery<SignInQuery>,
 ) -> Response {
     let next = local_path(query.next.as_deref());
     // A preview of the link by HEAD does not use it up.
@@ -130,7 +129,7 @@ struct SignInForm {
 async fn sign_in_with_token(
     State(api): State<Api>,
     browser: Browser,
-    Form(form): Form<SignInForm>,
+    PageForm(form): PageForm<SignInForm>,
 ) -> Response {
     let next = local_path(form.next.as_deref());
     match start_session(&api, &browser, identify_by_token(&api.store, form.token.trim())).await {
@@ -143,11 +142,18 @@ async fn sign_in_with_token(
 async fn sign_out(
     State(api): State<Api>,
     browser: Browser,
+    authenticated: Result<Authenticated, Problem>,
     headers: http::HeaderMap,
 ) -> Result<Response, Problem> {
-    if let Some(secret) = find_session_secret(&headers, browser.is_secure) {
-        sessions::end_session(&api.store, &secret).await?;
-        api.authenticator.forget_all();
+    match (authenticated, find_session_secret(&headers, browser.is_secure)) {
+        (Ok(_), Some(secret)) => {
+            sessions::end_session(&api.store, &secret).await?;
+            api.authenticator.forget_all();
+        }
+        // A session that is over needs no query, of which a flood of cookies would make as many.
+        (Ok(_), None) => {}
+        (Err(problem), _) if problem.status() == StatusCode::UNAUTHORIZED => {}
+        (Err(problem), _) => return Err(problem),
     }
     let jar = CookieJar::new().add(build_removal_cookie(browser.is_secure));
     Ok((jar, Redirect::to("/sign-in")).into_response())

@@ -15,6 +15,7 @@ use crate::{
     metrics::Metrics,
     oidc::OidcProvider,
     pages::FleetNumbers,
+    permits::Permits,
     problem::{Problem, ProblemKind},
     prometheus::site_metrics::SiteMetrics,
 };
@@ -41,6 +42,10 @@ pub(crate) struct ApiState {
     /// Cancelled at the start of a drain. Endless responses end with it.
     pub(crate) stopping: CancellationToken,
     pub(crate) live: Arc<Hub>,
+    /// Permits to validate sites.
+    pub(crate) validations: Permits,
+    /// Permits to read reports and ledgers.
+    pub(crate) reports: Permits,
     /// Permits of probes for Prometheus.
     pub(crate) probe_permits: Semaphore,
     pub(crate) site_metrics: SiteMetrics,
@@ -62,6 +67,7 @@ impl Api {
         let stopping = CancellationToken::new();
         let (live_metrics, ending) = (metrics.live.clone(), stopping.clone());
         let live = Hub::new(bus.clone(), store.clone(), settings.clone(), live_metrics, ending);
+        let (validations, reports) = (Permits::for_validations(&metrics), Permits::for_reports(&metrics));
         Self(Arc::new(ApiState {
             config,
             address,
@@ -75,6 +81,8 @@ impl Api {
             oidc,
             stopping,
             live,
+            validations,
+            reports,
             probe_permits: Semaphore::new(MAX_PROBES),
             site_metrics: SiteMetrics::default(),
         }))

@@ -15,15 +15,17 @@ mod regions;
 mod reports;
 mod settings;
 mod site_body;
+mod site_secrets;
 mod sites;
 mod span;
 mod summary;
+mod tag_limit;
 mod tokens;
 mod warnings;
 
 use utoipa_axum::router::OpenApiRouter;
 
-pub(crate) use self::reports::ReportFormat;
+pub(crate) use self::{reports::ReportFormat, tag_limit::check_tags};
 use crate::{prometheus, state::Api};
 
 /// Routes of all resources.

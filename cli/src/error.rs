@@ -75,6 +75,7 @@ impl From<picket_store::Error> for Error {
             | Store::DuplicateSite
             | Store::SiteNotFound(_)
             | Store::SiteChanged(_)
+            | Store::SettingsChanged
             | Store::RegionNotFound(_)
             | Store::DuplicateToken(_)
             | Store::TokenNotFound(_)

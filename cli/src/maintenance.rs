@@ -76,7 +76,7 @@ pub(crate) async fn run(command: MaintenanceCommand, matches: &ArgMatches) -> Re
         MaintenanceCommand::List(options) => list_windows(options, matches).await,
         MaintenanceCommand::Remove(RemoveWindowOptions { id, database }) => {
             let store = database.connect(matches).await?;
-            match maintenance::remove_window(&store, id).await? {
+            match maintenance::remove_window(&store, id, None).await? {
                 true => print_text(&format!("removed window {id}\n")),
                 false => Err(Error::Usage(format!(
                     "id: there is no window {id}; see: picket maintenance list --all"

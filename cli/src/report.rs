@@ -80,6 +80,7 @@ pub(crate) async fn run(command: ReportCommand, matches: &ArgMatches) -> Result<
         tag: options.tag.clone(),
         region: options.region.clone(),
         tag_limit: None,
+        limit: None,
     };
     let store = options.database.clone().connect(matches).await?;
     match &command {

@@ -234,7 +234,8 @@ impl SiteSpec {
     /// Maximum length of the name, in bytes.
     pub const MAX_NAME_BYTES: usize = 200;
     const MAX_TAGS: usize = 50;
-    const MAX_TAG_BYTES: usize = 64;
+    /// Maximum length of a tag, in bytes, wherever a tag stands: of a site, a token or a maintenance window.
+    pub const MAX_TAG_BYTES: usize = 64;
 
     /// All fields under their public names, including defaults.
     pub fn to_json_fields(&self) -> Map<String, Value> {
@@ -286,14 +287,19 @@ impl SiteSpec {
         if tags.len() != self.tags.len() || tags.len() > Self::MAX_TAGS {
             return Err(ValidationError::new("tags", self.tags.join(","), "at most 50 different ones"));
         }
-        match tags.iter().find(|tag| {
-            tag.is_empty() || tag.len() > Self::MAX_TAG_BYTES || tag.chars().any(char::is_control)
-        }) {
-            Some(tag) => {
-                Err(ValidationError::new("tags", tag, "1 to 64 bytes each, without control characters"))
-            }
-            None => Ok(()),
+        tags.iter().try_for_each(|tag| Self::check_tag("tags", tag))
+    }
+
+    /// Checks a tag of a site, or one that selects sites.
+    ///
+    /// # Errors
+    /// If no site may have the tag; the error names `field`.
+    pub fn check_tag(field: &str, tag: &str) -> Result<(), ValidationError> {
+        if tag.is_empty() || tag.len() > Self::MAX_TAG_BYTES || tag.chars().any(char::is_control) {
+            let allowed = format!("1 to {} bytes, without control characters", Self::MAX_TAG_BYTES);
+            return Err(ValidationError::new(field, tag, allowed));
         }
+        Ok(())
     }
 }
 

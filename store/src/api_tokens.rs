@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use picket_proto::{Timestamp, ValidationError, validation::sanitize_text};
+use picket_proto::{Timestamp, ValidationError, site::SiteSpec, validation::sanitize_text};
 use serde::{Serialize, Serializer};
 
 use crate::{
@@ -113,10 +113,7 @@ impl NewToken {
                 let allowed = "no tags beside the scope admin, which includes all sites";
                 return Err(ValidationError::new("tags", tags.join(","), allowed));
             }
-            let odd = |tag: &&String| tag.is_empty() || tag.chars().count() > 100;
-            if let Some(tag) = tags.iter().find(odd) {
-                return Err(ValidationError::new("tags", tag, "1 to 100 characters each"));
-            }
+            tags.iter().try_for_each(|tag| SiteSpec::check_tag("tags", tag))?;
             if tags.is_empty() || tags.len() > Self::MAX_TAGS {
                 let allowed = format!("1 to {} tags, or none given for all sites", Self::MAX_TAGS);
                 return Err(ValidationError::new("tags", format!("{} tags", tags.len()), allowed));
@@ -185,7 +182,8 @@ impl From<TokenRow> for ApiToken {
 macro_rules! token_columns {
     () => {
         "token_id, name, scopes, tags, created_at, expires_at, last_used_at, revoked_at,
-         CASE WHEN revoked_at IS NOT NULL THEN 'revoked' WHEN expires_at <= now() THEN 'expired' ELSE 'valid' END AS state"
+         CASE WHEN revoked_at < coalesce(expires_at, 'infinity') THEN 'revoked' WHEN expires_at <= now() THEN 'expired'
+              ELSE 'valid' END AS state"
     };
 }
 
@@ -199,17 +197,32 @@ pub async fn create_token(store: &Store, new: &NewToken) -> Result<(ApiToken, Ap
     let mut scopes = new.scopes.clone();
     scopes.sort();
     scopes.dedup();
-    let query = sqlx::query_as::<_, TokenRow>(concat!(
-        "INSERT INTO picket.api_tokens (name, secret_hash, scopes, tags, expires_at) VALUES ($1, $2, $3, $4, $5) RETURNING ",
-        token_columns!()
-    ))
-    .bind(&new.name)
-    .bind(secret.hash().as_slice().to_vec())
-    .bind(scope_names(&scopes))
-    .bind(&new.tags)
-    .bind(new.expires_at.map(DbTimestamp));
-    let row = store.with_timeout(TOKENS_TIMEOUT, "create a token", query.fetch_one(&store.pool)).await;
-    match row {
+    let create = async {
+        let mut transaction = store.pool.begin().await?;
+        // The index of names excludes revoked tokens, and no index can tell the time: an expired token of the name
+        // is revoked first, and remains as history.
+        sqlx::query(
+            "UPDATE picket.api_tokens SET revoked_at = clock_timestamp()
+             WHERE name = $1 AND revoked_at IS NULL AND expires_at <= clock_timestamp()",
+        )
+        .bind(&new.name)
+        .execute(&mut *transaction)
+        .await?;
+        let row = sqlx::query_as::<_, TokenRow>(concat!(
+            "INSERT INTO picket.api_tokens (name, secret_hash, scopes, tags, expires_at) VALUES ($1, $2, $3, $4, $5) RETURNING ",
+            token_columns!()
+        ))
+        .bind(&new.name)
+        .bind(secret.hash().as_slice().to_vec())
+        .bind(scope_names(&scopes))
+        .bind(&new.tags)
+        .bind(new.expires_at.map(DbTimestamp))
+        .fetch_one(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+        Ok(row)
+    };
+    match store.with_timeout(TOKENS_TIMEOUT, "create a token", create).await {
         Ok(row) => Ok((row.into(), secret)),
         Err(Error::Database { source: sqlx::Error::Database(error), .. })
             if error.constraint() == Some(NAME_CONSTRAINT) =>
@@ -235,6 +248,21 @@ pub async fn list_tokens(store: &Store, all: bool) -> Result<Vec<ApiToken>, Erro
     .bind(all);
     let rows = store.with_timeout(TOKENS_TIMEOUT, "list tokens", query.fetch_all(&store.pool)).await?;
     Ok(rows.into_iter().map(ApiToken::from).collect())
+}
+
+/// Reads a token, revoked and expired ones too; `None` if there is none with this id.
+///
+/// # Errors
+/// If the database cannot be reached in time.
+pub async fn read_token(store: &Store, id: i64) -> Result<Option<ApiToken>, Error> {
+    let query = sqlx::query_as::<_, TokenRow>(concat!(
+        "SELECT ",
+        token_columns!(),
+        " FROM picket.api_tokens WHERE token_id = $1"
+    ))
+    .bind(id);
+    let row = store.with_timeout(TOKENS_TIMEOUT, "read a token", query.fetch_optional(&store.pool)).await?;
+    Ok(row.map(ApiToken::from))
 }
 
 /// Revokes a token and ends its sessions. Returns the token, or `None` if there is no token of this

@@ -95,6 +95,9 @@ pub enum Error {
     /// The site has another version than expected.
     #[error("site {0} was changed or removed by someone else meanwhile")]
     SiteChanged(SiteId),
+    /// The settings have another version than expected.
+    #[error("the settings were changed by someone else meanwhile")]
+    SettingsChanged,
     /// No region has this name.
     #[error("there is no region '{0}'")]
     RegionNotFound(String),

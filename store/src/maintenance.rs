@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use picket_proto::{SiteId, Timestamp, ValidationError};
+use picket_proto::{SiteId, Timestamp, ValidationError, site::SiteSpec};
 use serde::Serialize;
 
-use crate::{DbTimestamp, Error, Store};
+use crate::{DbTimestamp, Error, RowVersion, Store};
 
 const MAINTENANCE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -35,13 +35,16 @@ pub struct MaintenanceWindow {
     pub to: Option<Timestamp>,
     /// `planned`, `now` or `over`.
     pub state: String,
+    /// Version, which each change replaces.
+    #[serde(skip)]
+    pub version: RowVersion,
 }
 
 /// Adds a window, open-ended without `to`; returns its id.
 ///
 /// # Errors
-/// If the window ends before it begins, there is no such site, or the database cannot be reached in
-/// time.
+/// If the window ends before it begins, no site may have the tag, there is no such site, or the
+/// database cannot be reached in time.
 pub async fn add_window(
     store: &Store,
     scope: &MaintenanceTarget,
@@ -51,7 +54,10 @@ pub async fn add_window(
     check_order(from, to)?;
     let (site, tag) = match scope {
         MaintenanceTarget::Site(site) => (Some(site.0), None),
-        MaintenanceTarget::Tag(tag) => (None, Some(tag)),
+        MaintenanceTarget::Tag(tag) => {
+            SiteSpec::check_tag("tag", tag)?;
+            (None, Some(tag))
+        }
     };
     let added: Option<i64> = store
         .with_timeout(
@@ -73,7 +79,7 @@ pub async fn add_window(
     added.ok_or_else(|| Error::SiteNotFound(SiteId(site.unwrap_or_default())))
 }
 
-type WindowRow = (i64, Option<i64>, Option<String>, Option<String>, DbTimestamp, DbTimestamp, String);
+type WindowRow = (i64, Option<i64>, Option<String>, Option<String>, DbTimestamp, DbTimestamp, String, String);
 
 /// Selection of windows.
 #[derive(Clone, Copy, Debug, Default)]
@@ -101,7 +107,8 @@ pub async fn list_windows(store: &Store, filter: WindowFilter<'_>) -> Result<Vec
             "list maintenance windows",
             sqlx::query_as(
                 "SELECT maintenance.id, maintenance.site_id, site.site, maintenance.tag, window_from, window_to,
-                        CASE WHEN window_to <= now() THEN 'over' WHEN window_from <= now() THEN 'now' ELSE 'planned' END
+                        CASE WHEN window_to <= now() THEN 'over' WHEN window_from <= now() THEN 'now' ELSE 'planned' END,
+                        maintenance.xmin::text
                  FROM picket.maintenance AS maintenance
                  LEFT JOIN picket.known_sites AS site ON site.id = maintenance.site_id
                  WHERE ($1 OR window_to > now()) AND ($2::bigint IS NULL OR maintenance.id = $2)
@@ -118,7 +125,7 @@ pub async fn list_windows(store: &Store, filter: WindowFilter<'_>) -> Result<Vec
             .fetch_all(&store.pool),
         )
         .await?;
-    let window = |(id, site_id, site, tag, from, to, state): WindowRow| MaintenanceWindow {
+    let window = |(id, site_id, site, tag, from, to, state, version): WindowRow| MaintenanceWindow {
         id,
         site_id,
         site,
@@ -127,17 +134,20 @@ pub async fn list_windows(store: &Store, filter: WindowFilter<'_>) -> Result<Vec
         // Infinity, or a year outside the range of `Timestamp`.
         to: Some(Timestamp::from(to)).filter(|to| *to < Timestamp::MAX),
         state,
+        version: version.into(),
     };
     Ok(rows.into_iter().map(window).collect())
 }
 
-/// Moves a window, open-ended without `to`. Returns false if there is no such window.
+/// Moves a window that still has `version`, open-ended without `to`. Returns false if the window is
+/// missing or has another version.
 ///
 /// # Errors
 /// If the window ends before it begins, or the database cannot be reached in time.
 pub async fn move_window(
     store: &Store,
     id: i64,
+    version: &RowVersion,
     from: Timestamp,
     to: Option<Timestamp>,
 ) -> Result<bool, Error> {
@@ -147,11 +157,13 @@ pub async fn move_window(
             MAINTENANCE_TIMEOUT,
             "move the maintenance window",
             sqlx::query(
-                "UPDATE picket.maintenance SET window_from = $2, window_to = coalesce($3, 'infinity') WHERE id = $1",
+                "UPDATE picket.maintenance SET window_from = $2, window_to = coalesce($3, 'infinity')
+                 WHERE id = $1 AND xmin::text = $4",
             )
             .bind(id)
             .bind(DbTimestamp(from))
             .bind(to.map(DbTimestamp))
+            .bind(version.as_str())
             .execute(&store.pool),
         )
         .await?;
@@ -165,16 +177,21 @@ fn check_order(from: Timestamp, to: Option<Timestamp>) -> Result<(), ValidationE
     }
 }
 
-/// Removes a window. Returns false if there is no such window.
+/// Removes a window; with `version`, only if it still has it. Returns false if there is no such window.
 ///
 /// # Errors
 /// If the database cannot be reached in time.
-pub async fn remove_window(store: &Store, id: i64) -> Result<bool, Error> {
+pub async fn remove_window(store: &Store, id: i64, version: Option<&RowVersion>) -> Result<bool, Error> {
     let done = store
         .with_timeout(
             MAINTENANCE_TIMEOUT,
             "remove the maintenance window",
-            sqlx::query("DELETE FROM picket.maintenance WHERE id = $1").bind(id).execute(&store.pool),
+            sqlx::query(
+                "DELETE FROM picket.maintenance WHERE id = $1 AND ($2::text IS NULL OR xmin::text = $2)",
+            )
+            .bind(id)
+            .bind(version.map(RowVersion::as_str))
+            .execute(&store.pool),
         )
         .await?;
     Ok(done.rows_affected() > 0)

@@ -27,6 +27,8 @@ pub struct ReportFilter {
     pub region: Option<RegionName>,
     /// Only sites with at least one of these tags.
     pub tag_limit: Option<Vec<String>>,
+    /// Only the first rows, in the order of the report.
+    pub limit: Option<u32>,
 }
 
 /// Values by day, the last for today; absent for days without data.
@@ -204,11 +206,14 @@ impl ReportFilter {
     where
         T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
     {
+        // Null is no limit.
+        let sql = format!("{sql} LIMIT $5");
         let query: QueryAs<'_, _, T, PgArguments> = sqlx::query_as(AssertSqlSafe(sql))
             .bind(to_millis(self.since))
             .bind(&self.tag)
             .bind(self.region.as_ref().map(RegionName::as_str))
-            .bind(&self.tag_limit);
+            .bind(&self.tag_limit)
+            .bind(self.limit.map(i64::from));
         store.with_timeout(REPORT_TIMEOUT, doing, query.fetch_all(&store.pool)).await
     }
 }

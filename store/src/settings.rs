@@ -16,7 +16,7 @@ use tracing::{debug, info};
 pub use self::definition::{
     SETTINGS, SettingDefinition, SettingKind, SettingValue, given_retired_variables, warn_retired_variables,
 };
-use crate::{Error, Store, housekeeping::Retention, leases::to_millis};
+use crate::{Error, RowVersion, Store, housekeeping::Retention, leases::to_millis};
 
 /// Interval between refreshes. Half of the time within which a process must follow a change.
 pub const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
@@ -64,6 +64,7 @@ struct SettingsRow {
     public_url: Option<String>,
     installation_id: String,
     shards: i16,
+    version: String,
 }
 
 fn from_millis(milliseconds: i64) -> Duration {
@@ -101,6 +102,14 @@ impl SettingsRow {
 /// # Errors
 /// If the database cannot be reached in time.
 pub async fn read_settings(store: &Store) -> Result<Settings, Error> {
+    Ok(read_versioned_settings(store).await?.0)
+}
+
+/// Reads all settings and their version.
+///
+/// # Errors
+/// If the database cannot be reached in time.
+pub async fn read_versioned_settings(store: &Store) -> Result<(Settings, RowVersion), Error> {
     const READ_OPERATION: &str = "read the settings";
     let query = sqlx::query_as::<_, SettingsRow>(
         "SELECT retention_days, rollup_hours_days, rollup_days_days,
@@ -110,12 +119,15 @@ pub async fn read_settings(store: &Store) -> Result<Settings, Error> {
                 (extract(epoch FROM ledger_grace) * 1000)::bigint AS ledger_grace_ms,
                 (extract(epoch FROM batch_delay) * 1000)::bigint AS batch_delay_ms,
                 stream_replicas, results_max_bytes, require_tickets, public_url,
-                installation_id::text AS installation_id, shards
+                installation_id::text AS installation_id, shards, xmin::text AS version
          FROM picket.settings",
     );
     let row =
         store.with_timeout(Duration::from_secs(5), READ_OPERATION, query.fetch_one(&store.pool)).await?;
-    row.into_settings().ok_or_else(|| Error::with_operation(READ_OPERATION)(sqlx::Error::RowNotFound))
+    let version = row.version.clone().into();
+    let settings = row.into_settings();
+    let settings = settings.ok_or_else(|| Error::with_operation(READ_OPERATION)(sqlx::Error::RowNotFound))?;
+    Ok((settings, version))
 }
 
 /// Sets the named settings, all or none; returns those whose values changed. A change of the
@@ -125,6 +137,18 @@ pub async fn read_settings(store: &Store) -> Result<Settings, Error> {
 /// If a name or a value is not allowed, or the database cannot be reached in time.
 pub async fn update_settings(
     store: &Store,
+    changes: &[(&str, SettingValue)],
+) -> Result<Vec<&'static SettingDefinition>, Error> {
+    update_settings_version(store, None, changes).await
+}
+
+/// As [`update_settings`], but with `version` only if the settings still have it.
+///
+/// # Errors
+/// As of [`update_settings`], and if the settings have another version.
+pub async fn update_settings_version(
+    store: &Store,
+    version: Option<&RowVersion>,
     changes: &[(&str, SettingValue)],
 ) -> Result<Vec<&'static SettingDefinition>, Error> {
     const UPDATE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -143,20 +167,28 @@ pub async fn update_settings(
     }
     let before = read_settings(store).await?;
     // Names come from the table of definitions, values are bound.
-    let sql = format!("UPDATE picket.settings SET {}", columns.join(", "));
+    let last = columns.len() + 1;
+    let sql = format!(
+        "UPDATE picket.settings SET {} WHERE ${last}::text IS NULL OR xmin::text = ${last}",
+        columns.join(", ")
+    );
     let update = async {
         let mut transaction = store.pool.begin().await?;
         // Triggers judge all sites by the new interval range within this statement.
         sqlx::query("SET LOCAL statement_timeout = '5min'").execute(&mut *transaction).await?;
         let query =
             changes.iter().fold(sqlx::query(AssertSqlSafe(sql)), |query, (_, value)| bind(query, value));
-        query.execute(&mut *transaction).await?;
-        transaction.commit().await
+        let updated = query.bind(version.map(RowVersion::as_str)).execute(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(updated.rows_affected())
     };
-    store
+    let updated = store
         .with_timeout(UPDATE_TIMEOUT, "change the settings", update)
         .await
         .map_err(|error| map_constraint_error(error, changes))?;
+    if updated == 0 {
+        return Err(Error::SettingsChanged);
+    }
     let after = read_settings(store).await?;
     let is_named = |definition: &&SettingDefinition| changes.iter().any(|(name, _)| *name == definition.name);
     Ok(after.changed_since(&before).filter(is_named).collect())

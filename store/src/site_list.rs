@@ -18,7 +18,7 @@ pub use self::{
     filter::SiteFilter,
     state::SiteState,
 };
-use crate::{DbTimestamp, Error, Store};
+use crate::{DbTimestamp, Error, Store, sites::SiteVersion};
 
 /// Settings of a statement that finds sites by the index of texts. The planner believes that an index
 /// computes n-grams again, as reading all rows does.
@@ -46,6 +46,10 @@ pub struct SiteSummary {
     pub site: String,
     /// URL of the site.
     pub url: String,
+    /// Version of the site's definition.
+    #[serde(skip)]
+    #[sqlx(try_from = "String")]
+    pub version: SiteVersion,
     /// Tags of the site.
     pub tags: Vec<String>,
     /// Names of the regions that check the site; empty for all.
@@ -101,7 +105,7 @@ pub struct SiteSummary {
 
 /// Columns of [`SiteSummary`]. Rows older than the limits on names may have longer ones; these are
 /// truncated.
-const SUMMARY_COLUMNS: &str = "site.id AS site_id, left(coalesce(site.name, site.url), 1000) AS site, left(site.url, 4096) AS url,
+const SUMMARY_COLUMNS: &str = "site.id AS site_id, site.version::text AS version, left(coalesce(site.name, site.url), 1000) AS site, left(site.url, 4096) AS url,
     site.tags, site.regions, site.type, site.interval_seconds, site.enabled, left(site.problem, 2000) AS problem, site.created_at,
     summary.state::text AS state, summary.state_since, summary.incident_id, summary.warnings::text[] AS warnings,
     summary.uptime_24h_pct, summary.uptime_7d_pct, summary.uptime_30d_pct, summary.uptime_90d_pct,

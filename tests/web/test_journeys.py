@@ -205,3 +205,22 @@ def test_planned_maintenance_is_listed_and_can_be_removed(system, open_context, 
     expect(row).to_contain_text("maintenance")
     row.get_by_role("button", name="Remove").click()
     expect(page.get_by_role("row").filter(has_text=name).filter(has_text="maintenance")).to_have_count(0)
+
+
+def test_a_page_that_cannot_refresh_itself_says_since_when(system, open_context):
+    site = add_site(system, "Stale")
+    page = open_context(LIGHT)
+    page_checks.open_page(page, f"{system.url}/sites/{site}")
+
+    def answer(route):
+        is_refresh = "x-picket-background" in route.request.headers
+        route.abort("aborted") if is_refresh else route.continue_()
+
+    page.route("**/*", answer)
+
+    note = page.locator("#stale")
+    expect(note).to_have_text(re.compile(r"^Stale since \d\d:\d\d:\d\d UTC: "), timeout=30_000)
+    assert note.get_attribute("role") == "status"
+
+    page.unroute("**/*")
+    expect(note).to_have_count(0, timeout=30_000)

@@ -15,7 +15,7 @@ use picket_store::{Store, api_tokens, sessions};
 use sha2::{Digest, Sha256};
 use tracing::debug;
 
-use super::{cookie::find_session_secret, rights::Access};
+use super::{activity::Activity, cookie::find_session_secret, rights::Access};
 
 /// What a request shows to be authenticated.
 #[derive(Clone)]
@@ -63,11 +63,22 @@ impl Credential {
     }
 }
 
+/// Remembered rights.
+#[derive(Clone)]
+struct KnownAccess {
+    access: Access,
+    /// False if only background requests have shown the credential.
+    is_use_recorded: bool,
+}
+
 /// See the module documentation.
 pub(crate) struct Authenticator {
     store: Store,
     /// Rights of valid tokens and sessions; invalid ones are looked for anew.
-    known: Cache<[u8; 32], Access>,
+    known: Cache<[u8; 32], KnownAccess>,
+    /// Tokens and sessions that were valid when they were looked for last, by which a flood of invalid ones from
+    /// the same address does not lock their senders out.
+    familiar: Cache<[u8; 32], ()>,
     /// True once a token is known to exist. Tokens are never deleted.
     has_tokens: AtomicBool,
     /// Filled while no token exists.
@@ -78,49 +89,75 @@ impl Authenticator {
     /// Maximum age of remembered rights. The sum of all delays of a revocation.
     const MAX_AGE: Duration = Duration::from_secs(5);
     const MAX_ENTRIES: u64 = 10_000;
+    /// Time for which a credential remains familiar. Its rights are read anew all the same.
+    const FAMILIAR_AGE: Duration = Duration::from_secs(3_600);
 
     pub(crate) fn new(store: Store) -> Self {
+        let familiar = Cache::builder().max_capacity(Self::MAX_ENTRIES).time_to_live(Self::FAMILIAR_AGE);
         Self {
             store,
+            familiar: familiar.build(),
             known: Cache::builder().max_capacity(Self::MAX_ENTRIES).time_to_live(Self::MAX_AGE).build(),
             has_tokens: AtomicBool::new(false),
             lacks_tokens: Cache::builder().max_capacity(1).time_to_live(Duration::from_secs(1)).build(),
         }
     }
 
-    /// Rights of a credential; `None` if it is not valid.
+    /// True for a credential that was valid lately, so that a look for it is no guess.
+    pub(crate) fn is_familiar(&self, credential: &Credential) -> bool {
+        self.familiar.contains_key(&credential.cache_key())
+    }
+
+    /// Rights of a credential; `None` if it is not valid. A background request does not count as a use.
     ///
     /// # Errors
     /// If the database does not answer in time.
     pub(crate) async fn authenticate(
         &self,
         credential: &Credential,
+        activity: Activity,
     ) -> Result<Option<Access>, picket_store::Error> {
         let key = credential.cache_key();
-        if let Some(access) = self.known.get(&key).await {
-            return Ok(Some(access));
+        let is_background = activity == Activity::Background;
+        if let Some(known) = self.known.get(&key).await
+            && (known.is_use_recorded || is_background)
+        {
+            return Ok(Some(known.access));
         }
-        let found = match credential {
+        let found = self.find_access(credential, !is_background).await?;
+        match &found {
+            Some(access) => {
+                let known = KnownAccess { access: access.clone(), is_use_recorded: !is_background };
+                self.known.insert(key, known).await;
+                self.familiar.insert(key, ()).await;
+            }
+            None => self.familiar.invalidate(&key).await,
+        }
+        Ok(found)
+    }
+
+    async fn find_access(
+        &self,
+        credential: &Credential,
+        is_use: bool,
+    ) -> Result<Option<Access>, picket_store::Error> {
+        match credential {
             Credential::Token(secret) => {
                 let token = api_tokens::find_token(&self.store, secret).await?;
-                if let Some(token) = &token {
+                if let Some(token) = token.as_ref().filter(|_| is_use) {
                     log_failure(api_tokens::record_token_use(&self.store, token.id).await);
                 }
-                token.map(Access::of_token)
+                Ok(token.map(Access::of_token))
             }
             Credential::Session(secret) => {
                 let session = sessions::find_session(&self.store, secret).await?;
-                if session.is_some() {
+                if is_use && session.is_some() {
                     log_failure(sessions::record_session_use(&self.store, secret).await);
                 }
-                session.map(Access::of_session)
+                Ok(session.map(Access::of_session))
             }
-            Credential::Unknown => None,
-        };
-        if let Some(access) = &found {
-            self.known.insert(key, access.clone()).await;
+            Credential::Unknown => Ok(None),
         }
-        Ok(found)
     }
 
     /// True while no token has ever been created. A person who creates the first token closes the API

@@ -2,11 +2,35 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 
-/// Headers by which reverse proxies pass on the address of their client.
-const FORWARDING_HEADERS: [&str; 4] = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
+/// Headers that reverse proxies and content delivery networks add to the requests of their clients. Each of them
+/// alone shows that a request came from elsewhere.
+const FORWARDING_HEADERS: [&str; 14] = [
+    "cdn-loop",
+    "client-ip",
+    "fastly-client-ip",
+    "forwarded",
+    "front-end-https",
+    "true-client-ip",
+    "via",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-original-host",
+    "x-original-url",
+    "x-proxyuser-ip",
+    "x-real-ip",
+    "x-scheme",
+];
+/// Beginnings of the names of further such headers, such as X-Forwarded-Proto and CF-Connecting-IP.
+const FORWARDING_PREFIXES: [&str; 5] = ["cf-", "x-amzn-", "x-envoy-", "x-forwarded", "x-original-forwarded"];
+
+/// True for the name of a header that a proxy adds. Header names are lower case.
+fn is_forwarding_header(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    FORWARDING_HEADERS.contains(&name) || FORWARDING_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
 
 /// The client of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +66,7 @@ impl Client {
         Self {
             address,
             is_https: is_peer_trusted && last_protocol.is_some_and(|name| name.eq_ignore_ascii_case("https")),
-            is_forwarded: FORWARDING_HEADERS.iter().any(|name| headers.contains_key(*name)),
+            is_forwarded: headers.keys().any(is_forwarding_header),
         }
     }
 
@@ -102,6 +126,30 @@ mod tests {
         );
 
         assert_eq!(client.address, Some("198.51.100.7".parse().unwrap()));
+    }
+
+    #[test]
+    fn any_usual_header_of_a_proxy_alone_shows_that_a_request_was_forwarded() {
+        for name in [
+            "forwarded",
+            "x-forwarded-for",
+            "x-forwarded-proto",
+            "x-forwarded-host",
+            "x-forwarded-port",
+            "x-forwarded-prefix",
+            "x-forwarded",
+            "x-real-ip",
+            "via",
+            "cf-connecting-ip",
+            "cf-ray",
+            "true-client-ip",
+            "x-amzn-trace-id",
+            "x-envoy-external-address",
+        ] {
+            assert!(resolve("127.0.0.1", &[(name, "x")], &[]).is_forwarded, "{name}");
+        }
+        let own = [("host", "localhost"), ("user-agent", "curl"), ("accept", "*/*"), ("x-request-id", "1")];
+        assert!(!resolve("127.0.0.1", &own, &[]).is_forwarded);
     }
 
     #[test]

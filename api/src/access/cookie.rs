@@ -4,7 +4,7 @@
 //! loopback, where there is no https, browsers would refuse such a cookie.
 
 use axum_extra::extract::cookie::{Cookie, CookieJar, SameSite};
-use http::HeaderMap;
+use http::{HeaderMap, header};
 use picket_store::sessions::SESSION_LIMIT;
 
 const SECURE_NAME: &str = "__Host-picket";
@@ -36,6 +36,12 @@ pub(crate) fn build_removal_cookie(is_secure: bool) -> Cookie<'static> {
     let mut cookie = build_session_cookie("", is_secure);
     cookie.make_removal();
     cookie
+}
+
+/// True if the headers of a response set the cookie of the session, or remove it.
+pub(crate) fn sets_session_cookie(headers: &HeaderMap, is_secure: bool) -> bool {
+    let beginning = format!("{}=", cookie_name(is_secure));
+    headers.get_all(header::SET_COOKIE).iter().any(|value| value.as_bytes().starts_with(beginning.as_bytes()))
 }
 
 #[cfg(test)]

@@ -89,7 +89,8 @@ pub(crate) struct RateLimits {
     pub(crate) sign_in: RateLimit,
     /// Ad-hoc checks, by token.
     pub(crate) adhoc: RateLimit,
-    /// Requests with an unknown token or session, by address.
+    /// Requests with a token or session that has not been valid lately, by address. Counted before the database is
+    /// asked for it.
     pub(crate) failures: RateLimit,
 }
 
@@ -100,7 +101,12 @@ impl RateLimits {
         Self {
             sign_in: RateLimit::new("attempts to sign in", 10, Refusal::SignInLimit, metrics),
             adhoc: RateLimit::new("ad-hoc checks", 30, Refusal::AdhocLimit, metrics),
-            failures: RateLimit::new("requests with an invalid token", 60, Refusal::FailureLimit, metrics),
+            failures: RateLimit::new(
+                "requests with an unfamiliar token or session",
+                60,
+                Refusal::FailureLimit,
+                metrics,
+            ),
         }
     }
 

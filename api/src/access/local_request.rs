@@ -54,6 +54,8 @@ fn is_sent_by_other_site(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     fn is_local(address: &str, headers: &[(&'static str, &str)]) -> bool {
@@ -61,8 +63,8 @@ mod tests {
         for (name, value) in headers {
             map.append(*name, value.parse().unwrap());
         }
-        let address = address.parse().ok();
-        let client = Client { address, is_https: false, is_forwarded: map.contains_key("x-forwarded-for") };
+        let peer = SocketAddr::new(address.parse().unwrap(), 1);
+        let client = Client::resolve(Some(peer), &map, &[]);
         is_local_request(&client, &Uri::from_static("/"), &map)
     }
 
@@ -95,6 +97,9 @@ mod tests {
             &[host, ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")],
             &[host, ("sec-fetch-site", "same-site"), ("sec-fetch-mode", "cors")],
             &[host, ("x-forwarded-for", "127.0.0.1")],
+            &[host, ("x-forwarded-proto", "https")],
+            &[host, ("forwarded", "proto=https")],
+            &[host, ("cf-visitor", "{}")],
         ] {
             assert!(!is_local("127.0.0.1", headers), "{headers:?}");
         }

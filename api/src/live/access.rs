@@ -7,7 +7,10 @@ use tokio::time::timeout;
 
 use super::stream::AccessCheck;
 use crate::{
-    access::{Access, Client, authenticator::Credential, limits::LimitKey, local_request::is_local_request},
+    access::{
+        Access, Client, activity::Activity, authenticator::Credential, limits::LimitKey,
+        local_request::is_local_request,
+    },
     state::Api,
 };
 
@@ -34,11 +37,12 @@ pub(crate) fn build_access_check(
         Box::pin(async move {
             let checking = async {
                 match &credential {
-                    Some(credential) => {
-                        let found = api.authenticator.authenticate(credential).await?;
+                    // An open stream is no sign of its viewer.
+                    Some(credential) if !access.is_open => {
+                        let found = api.authenticator.authenticate(credential, Activity::Background).await?;
                         Ok(found.is_some_and(|found| found == access))
                     }
-                    None => api.authenticator.is_open().await,
+                    _ => api.authenticator.is_open().await,
                 }
             };
             let checked: Result<Result<bool, picket_store::Error>, _> =

@@ -19,7 +19,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::{attempt::SignInAttempt, http_client::HttpClient, options::OidcConfig, rights::find_rights};
+use super::{
+    attempt::SignInAttempt, http_client::HttpClient, options::OidcConfig, person::PersonClaims,
+    rights::find_rights,
+};
 
 /// Claims that OpenID Connect does not define, the groups among them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -209,24 +212,28 @@ impl OidcProvider {
             }
         };
 
-        let mut name = claims
-            .email()
-            .filter(|_| claims.email_verified() != Some(false))
-            .map(|email| email.to_string())
-            .or_else(|| claims.preferred_username().map(|name| name.to_string()));
+        let mut person = PersonClaims {
+            email: claims.email().map(|email| email.to_string()),
+            is_email_verified: claims.email_verified(),
+            username: claims.preferred_username().map(|name| name.to_string()),
+        };
         let mut groups = claims.additional_claims().values.get(&self.config.groups_claim).cloned();
         // Some providers tell groups and addresses by the endpoint for user information only.
-        if groups.is_none() || name.is_none() {
+        if groups.is_none() || person.choose_name().is_none() {
             let subject = Some(claims.subject().clone());
             if let Ok(request) = client.user_info(exchange.access_token().to_owned(), subject) {
                 let more: UserInfoClaims<ExtraClaims, CoreGenderClaim> =
                     request.request_async(&http).await.map_err(|error| not_accepted(&error))?;
-                name = name.or_else(|| more.email().map(|email| email.to_string()));
+                person = person.or(PersonClaims {
+                    email: more.email().map(|email| email.to_string()),
+                    is_email_verified: more.email_verified(),
+                    username: more.preferred_username().map(|name| name.to_string()),
+                });
                 groups = groups
                     .or_else(|| more.additional_claims().values.get(&self.config.groups_claim).cloned());
             }
         }
-        let name = name.unwrap_or_else(|| claims.subject().to_string());
+        let name = person.choose_name().unwrap_or_else(|| claims.subject().to_string());
         match find_rights(&self.config.groups, groups.as_ref()) {
             Some(rights) => Ok(SessionIdentity {
                 name,

@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use picket_proto::site::SiteSpec;
 use picket_store::api_tokens::Scope;
 use serde_json::Value;
 
@@ -31,6 +32,9 @@ impl FromStr for GroupRights {
             .iter()
             .map(|name| name.parse().map_err(|_| refuse(&format!("has the unknown scope '{name}'"))))
             .collect::<Result<_, _>>()?;
+        for tag in tags.iter().flatten() {
+            SiteSpec::check_tag("tags", tag).map_err(|error| refuse(&format!("has a wrong tag: {error}")))?;
+        }
         if group.trim().is_empty() || scopes.is_empty() || tags.as_ref().is_some_and(Vec::is_empty) {
             return Err(refuse("is incomplete"));
         }
@@ -104,5 +108,7 @@ mod tests {
             let refusal = bad.parse::<GroupRights>().unwrap_err();
             assert!(refusal.contains("'acme=read,check:acme'"), "{refusal}");
         }
+        let long = format!("ops=read:{}", "x".repeat(65));
+        assert!(long.parse::<GroupRights>().unwrap_err().contains("1 to 64 bytes"));
     }
 }

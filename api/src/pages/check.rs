@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use askama::Template;
-use axum::{
-    extract::{Path, Query, State},
-    response::Response,
-};
+use axum::{extract::State, response::Response};
 use picket_proto::{Cause, CheckKind, Outcome, RegionName, SiteId, Timestamp, Timing};
 use picket_store::{
     site_history::{self, CheckRow},
@@ -17,6 +14,7 @@ use serde::Deserialize;
 use super::{
     PageError, Visitor,
     frame::{Frame, Section},
+    input::{PagePath, PageQuery},
     parts::{Behind, Figure, StatusMark, TimeMark},
     render_page,
 };
@@ -72,8 +70,8 @@ pub(crate) struct CheckQuery {
 pub(super) async fn show_check(
     visitor: Visitor,
     State(api): State<Api>,
-    Path((site, region, due)): Path<(i64, String, String)>,
-    Query(query): Query<CheckQuery>,
+    PagePath((site, region, due)): PagePath<(i64, String, String)>,
+    PageQuery(query): PageQuery<CheckQuery>,
 ) -> Result<Response, PageError> {
     let missing = || {
         visitor.fail(Problem::new(

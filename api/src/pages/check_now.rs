@@ -3,11 +3,7 @@
 use std::time::Duration;
 
 use askama::Template;
-use axum::{
-    Form,
-    extract::{Query, State},
-    response::Response,
-};
+use axum::{extract::State, response::Response};
 use picket_proto::{CheckRequest, CheckResult, Outcome, RegionName, ValidationError};
 use picket_runtime::adhoc::{self, RegionReply, reply_limit};
 use serde::Deserialize;
@@ -17,6 +13,7 @@ use super::{
     PageError, Visitor,
     frame::{Frame, Section},
     incidents::list_region_names,
+    input::{PageForm, PageQuery},
     parts::{Behind, Figure, StatusMark},
     render_page,
 };
@@ -62,7 +59,7 @@ struct CheckNowPage {
 pub(super) async fn show_form(
     visitor: Visitor,
     State(api): State<Api>,
-    Query(form): Query<CheckForm>,
+    PageQuery(form): PageQuery<CheckForm>,
 ) -> Result<Response, PageError> {
     let regions = list_region_names(&visitor, &api).await?;
     Ok(render_page(&CheckNowPage::new(&visitor, &api, form, regions, Vec::new())))
@@ -72,7 +69,7 @@ pub(super) async fn show_form(
 pub(super) async fn check_now(
     visitor: Visitor,
     State(api): State<Api>,
-    Form(form): Form<CheckForm>,
+    PageForm(form): PageForm<CheckForm>,
 ) -> Result<Response, PageError> {
     visitor.require_scope(Scope::Check)?;
     api.limits.adhoc.check(&visitor.access).map_err(|problem| visitor.fail(problem))?;

@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use askama::Template;
-use axum::{
-    extract::{Path, State},
-    response::Response,
-};
+use axum::{extract::State, response::Response};
 use picket_proto::SiteId;
 use picket_store::{
     incident_pages::{self, IncidentEvidence, RegionVote},
@@ -16,6 +13,7 @@ use picket_store::{
 use super::{
     PageError, Visitor,
     frame::{Frame, Section},
+    input::PagePath,
     parts::{Behind, StatusMark, TimeMark, format_seconds},
     render_page,
     site::CheckItem,
@@ -62,7 +60,7 @@ struct IncidentPage {
 pub(super) async fn show_incident(
     visitor: Visitor,
     State(api): State<Api>,
-    Path(id): Path<i64>,
+    PagePath(id): PagePath<i64>,
 ) -> Result<Response, PageError> {
     let found = incident_pages::read_incident(&api.store, id, visitor.access.tag_limit()).await;
     let evidence = found.map_err(|error| visitor.fail(error))?.ok_or_else(|| {

@@ -1,15 +1,13 @@
 //! Lists of incidents and of warnings.
 
-use axum::{
-    extract::{Query, State},
-    response::Response,
-};
+use axum::{extract::State, response::Response};
 use picket_store::{regions, reports};
 
 use super::{
     PageError, Visitor,
     frame::Section,
-    list_page::{Cell, ListPage, TableView},
+    input::PageQuery,
+    list_page::{Cell, ListPage, MAX_ROWS, TableView},
     parts::{Behind, StatusMark, format_seconds},
     render_page,
     report_filter::ReportQuery,
@@ -22,12 +20,17 @@ const DEFAULT_DAYS: u32 = 30;
 pub(super) async fn show_incidents(
     visitor: Visitor,
     State(api): State<Api>,
-    Query(query): Query<ReportQuery>,
+    PageQuery(query): PageQuery<ReportQuery>,
 ) -> Result<Response, PageError> {
     let filter = query.to_filter(&visitor, DEFAULT_DAYS)?;
+    let permit = api.reports.acquire().await.map_err(|problem| visitor.fail(problem))?;
     let rows = reports::report_incidents(&api.store, &filter).await.map_err(|error| visitor.fail(error))?;
+    drop(permit);
     let open = rows.iter().filter(|row| row.closed_at.is_none()).count();
-    let subline = format!("{} in this span, {open} open", rows.len());
+    let subline = match rows.len() {
+        count @ ..=MAX_ROWS => format!("{count} in this span, {open} open"),
+        _ => format!("More than {MAX_ROWS} in this span; the newest are shown"),
+    };
     let mut page = ListPage::new(visitor.frame("Incidents", Section::Incidents), "Incidents", subline);
     page.forms.push(query.to_form("/incidents", DEFAULT_DAYS, &list_region_names(&visitor, &api).await?));
     page.tables.push(tabulate_incidents(&rows).with_behind(Behind {
@@ -42,10 +45,12 @@ pub(super) async fn show_incidents(
 pub(super) async fn show_warnings(
     visitor: Visitor,
     State(api): State<Api>,
-    Query(query): Query<ReportQuery>,
+    PageQuery(query): PageQuery<ReportQuery>,
 ) -> Result<Response, PageError> {
     let filter = query.to_filter(&visitor, DEFAULT_DAYS)?;
+    let permit = api.reports.acquire().await.map_err(|problem| visitor.fail(problem))?;
     let rows = reports::report_warnings(&api.store, &filter).await.map_err(|error| visitor.fail(error))?;
+    drop(permit);
     let subline = "Sites that are up and need attention. A warning changes neither status nor uptime.";
     let mut page = ListPage::new(visitor.frame("Warnings", Section::Warnings), "Warnings", subline);
     page.forms.push(query.to_form("/warnings", DEFAULT_DAYS, &list_region_names(&visitor, &api).await?));

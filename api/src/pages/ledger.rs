@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use axum::{
-    extract::{Query, State},
-    response::Response,
-};
+use axum::{extract::State, response::Response};
 use picket_proto::Timestamp;
 use picket_store::ledger::{self, LedgerFilter, LedgerRow};
 use serde::Deserialize;
@@ -14,6 +11,7 @@ use super::{
     PageError, Visitor,
     fleet::describe_ledger,
     frame::Section,
+    input::PageQuery,
     list_page::{Cell, FormField, FormView, ListPage, TableView},
     parts::{Behind, format_count, format_percent},
     render_page,
@@ -38,16 +36,18 @@ pub(crate) struct LedgerQuery {
 pub(super) async fn show_ledger(
     visitor: Visitor,
     State(api): State<Api>,
-    Query(query): Query<LedgerQuery>,
+    PageQuery(query): PageQuery<LedgerQuery>,
 ) -> Result<Response, PageError> {
     let filter = LedgerFilter { tags: visitor.access.tag_limit(), ..LedgerFilter::default() };
     let (word, seconds, _) = SPANS.into_iter().find(|(word, ..)| *word == query.span).unwrap_or(SPANS[0]);
     let fail = |error| visitor.fail(error);
+    let permit = api.reports.acquire().await.map_err(|problem| visitor.fail(problem))?;
     let (now, accounted) = ledger::read_accounted_through(&api.store).await.map_err(fail)?;
     let to = ledger::find_closed_end(now, accounted);
     let from = to.saturating_sub(Duration::from_secs(seconds));
     let rows = ledger::list_by_region(&api.store, from, to, filter).await.map_err(fail)?;
     let causes = ledger::count_missed_by_cause(&api.store, from, to, filter).await.map_err(fail)?;
+    drop(permit);
 
     let sum = ledger::sum_rows(&rows);
     let mut page = ListPage::new(visitor.frame("Ledger", Section::Ledger), "Ledger", describe_ledger(&sum));

@@ -9,7 +9,7 @@ use super::{
 };
 
 /// Maximum rows of a table on a page.
-const MAX_ROWS: usize = 500;
+pub(super) const MAX_ROWS: usize = 500;
 
 /// Value of a cell.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub(crate) struct TableView {
     pub(crate) title: String,
     columns: Vec<Column>,
     rows: Vec<Vec<Cell>>,
-    hidden_rows: usize,
+    has_hidden_rows: bool,
     /// Sentence in place of an empty table, and the command that would fill it.
     pub(crate) empty: String,
     pub(crate) empty_command: String,
@@ -73,9 +73,9 @@ impl TableView {
         Self { id, title: title.into(), columns: columns.iter().map(column).collect(), ..Self::default() }
     }
 
-    /// Adds the rows that fit on a page, and counts the others.
+    /// Adds the rows that fit on a page.
     pub(crate) fn with_rows(mut self, rows: impl ExactSizeIterator<Item = Vec<Cell>>) -> Self {
-        self.hidden_rows = rows.len().saturating_sub(MAX_ROWS);
+        self.has_hidden_rows = rows.len() > MAX_ROWS;
         self.rows = rows.take(MAX_ROWS).collect();
         self
     }

@@ -1,10 +1,7 @@
 //! The live page: results and events as they come.
 
 use askama::Template;
-use axum::{
-    extract::{Query, State},
-    response::Response,
-};
+use axum::{extract::State, response::Response};
 use picket_proto::Outcome;
 use serde::Deserialize;
 
@@ -12,6 +9,7 @@ use super::{
     PageError, Visitor,
     frame::{Frame, Section},
     incidents::list_region_names,
+    input::PageQuery,
     parts::Behind,
     render_page,
 };
@@ -43,7 +41,7 @@ struct LivePage {
 pub(super) async fn show_live(
     visitor: Visitor,
     State(api): State<Api>,
-    Query(filter): Query<LiveQuery>,
+    PageQuery(filter): PageQuery<LiveQuery>,
 ) -> Result<Response, PageError> {
     let stream = filter.stream_address();
     Ok(render_page(&LivePage {

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use axum::{
-    Form,
-    extract::{Path, Query, State},
+    extract::State,
     response::{IntoResponse, Redirect, Response},
 };
 use picket_proto::{SiteId, Timestamp, ValidationError};
@@ -15,7 +14,8 @@ use serde::Deserialize;
 use super::{
     PageError, Visitor,
     frame::Section,
-    list_page::{Cell, FormField, FormView, ListPage, TableView},
+    input::{PageForm, PagePath, PageQuery},
+    list_page::{Cell, FormField, FormView, ListPage, MAX_ROWS, TableView},
     parts::{Behind, StatusMark},
     render_page,
 };
@@ -31,9 +31,12 @@ pub(crate) struct MaintenanceQuery {
 pub(super) async fn show_maintenance(
     visitor: Visitor,
     State(api): State<Api>,
-    Query(query): Query<MaintenanceQuery>,
+    PageQuery(query): PageQuery<MaintenanceQuery>,
 ) -> Result<Response, PageError> {
-    let filter = WindowFilter { all: true, tags: visitor.access.tag_limit(), ..WindowFilter::default() };
+    let tags = visitor.access.tag_limit();
+    // One row more shows that there are others.
+    let limit = i64::try_from(MAX_ROWS + 1).ok();
+    let filter = WindowFilter { all: true, tags, limit, ..WindowFilter::default() };
     let windows = maintenance::list_windows(&api.store, filter).await.map_err(|error| visitor.fail(error))?;
     let may_write = visitor.access.allows(Scope::Write) && visitor.access.tag_limit().is_none();
     let subline = "Checks go on in a window and their results are stored; no incident opens.";
@@ -66,7 +69,7 @@ pub(crate) struct WindowForm {
 pub(super) async fn add_window(
     visitor: Visitor,
     State(api): State<Api>,
-    Form(form): Form<WindowForm>,
+    PageForm(form): PageForm<WindowForm>,
 ) -> Result<Response, PageError> {
     visitor.require_scope(Scope::Write)?;
     visitor.access.require_all_sites().map_err(|problem| visitor.fail(problem))?;
@@ -84,11 +87,11 @@ pub(super) async fn add_window(
 pub(super) async fn remove_window(
     visitor: Visitor,
     State(api): State<Api>,
-    Path(id): Path<i64>,
+    PagePath(id): PagePath<i64>,
 ) -> Result<Response, PageError> {
     visitor.require_scope(Scope::Write)?;
     visitor.access.require_all_sites().map_err(|problem| visitor.fail(problem))?;
-    maintenance::remove_window(&api.store, id).await.map_err(|error| visitor.fail(error))?;
+    maintenance::remove_window(&api.store, id, None).await.map_err(|error| visitor.fail(error))?;
     Ok(Redirect::to("/maintenance").into_response())
 }
 

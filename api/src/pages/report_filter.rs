@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{
     PageError, Visitor,
-    list_page::{FormField, FormView},
+    list_page::{FormField, FormView, MAX_ROWS},
 };
 use crate::problem::Problem;
 
@@ -45,7 +45,9 @@ impl ReportQuery {
         let tag = Some(self.tag.clone()).filter(|tag| !tag.is_empty());
         let since = Duration::from_secs(u64::from(self.days(default_days)) * 86_400);
         let tag_limit = visitor.access.tag_limit().map(<[String]>::to_vec);
-        Ok(ReportFilter { since, tag, region, tag_limit })
+        // One row more shows that there are others.
+        let limit = Some(u32::try_from(MAX_ROWS + 1).unwrap_or(u32::MAX));
+        Ok(ReportFilter { since, tag, region, tag_limit, limit })
     }
 
     /// The form that chooses the filter.

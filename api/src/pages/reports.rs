@@ -1,15 +1,13 @@
 //! Reports over spans of days: uptime with coverage, response times, and failures by cause.
 
-use axum::{
-    extract::{Query, State},
-    response::Response,
-};
+use axum::{extract::State, response::Response};
 use picket_store::reports;
 
 use super::{
     PageError, Visitor,
     frame::Section,
     incidents::list_region_names,
+    input::PageQuery,
     list_page::{Cell, ListPage, TableView},
     parts::{Behind, format_count, format_percent},
     render_page,
@@ -26,13 +24,15 @@ const DEFAULT_DAYS: u32 = 30;
 pub(super) async fn show_reports(
     visitor: Visitor,
     State(api): State<Api>,
-    Query(query): Query<ReportQuery>,
+    PageQuery(query): PageQuery<ReportQuery>,
 ) -> Result<Response, PageError> {
     let filter = query.to_filter(&visitor, DEFAULT_DAYS)?;
+    let permit = api.reports.acquire().await.map_err(|problem| visitor.fail(problem))?;
     let uptime = reports::report_uptime(&api.store, &filter).await.map_err(|error| visitor.fail(error))?;
     let latency = reports::report_latency(&api.store, &filter).await.map_err(|error| visitor.fail(error))?;
     let failures =
         reports::report_failures(&api.store, &filter).await.map_err(|error| visitor.fail(error))?;
+    drop(permit);
     let names = list_region_names(&visitor, &api).await?;
 
     let frame = visitor.frame("Reports", Section::Reports);

@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use askama::Template;
-use axum::{
-    extract::{Path, Query, State},
-    response::Response,
-};
+use axum::{extract::State, response::Response};
 use picket_proto::{CheckKind, RegionName};
 use picket_runtime::clock;
 use picket_store::{
@@ -14,6 +11,7 @@ use picket_store::{
     site_history::{CheckRow, HistoryColumn},
     site_list::{SiteState, SiteSummary},
     site_status::{RecentCheck, RegionSchedule},
+    sites::SiteVersion,
 };
 use serde::Deserialize;
 
@@ -21,6 +19,7 @@ use super::{
     PageError, Visitor,
     check::{check_address, check_address_of, find_visible_site, format_micros},
     frame::{Frame, Section},
+    input::{PagePath, PageQuery},
     overview::{FigureItem, IncidentItem},
     parts::{
         Behind, Figure, Pager, StatusMark, TagLink, TimeMark, format_count, format_percent, format_seconds,
@@ -79,6 +78,8 @@ pub(crate) struct WarningItem {
 pub(crate) struct SitePage {
     pub(crate) frame: Frame,
     pub(crate) id: i64,
+    /// Version that the page shows, of which an action is.
+    pub(crate) version: SiteVersion,
     pub(crate) name: String,
     pub(crate) url: String,
     pub(crate) tags: Vec<TagLink>,
@@ -124,8 +125,8 @@ pub(crate) struct SiteQuery {
 pub(super) async fn show_site(
     visitor: Visitor,
     State(api): State<Api>,
-    Path(id): Path<i64>,
-    Query(query): Query<SiteQuery>,
+    PagePath(id): PagePath<i64>,
+    PageQuery(query): PageQuery<SiteQuery>,
 ) -> Result<Response, PageError> {
     let summary = find_visible_site(&visitor, &api, id).await?;
     let now = clock::wall_clock_now();
@@ -284,6 +285,7 @@ impl SitePage {
         Self {
             frame,
             id,
+            version: site.version,
             name: site.site.clone(),
             url: site.url.clone(),
             tags: site.tags.iter().map(|tag| TagLink::new(tag)).collect(),

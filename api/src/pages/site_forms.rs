@@ -1,29 +1,32 @@
 //! Changes of sites by forms: a new site, and actions on the marked sites of the list.
 
+use std::collections::HashMap;
+
 use askama::Template;
 use axum::{
-    body::Bytes,
     extract::State,
     response::{IntoResponse, Redirect, Response},
 };
 use picket_proto::{
     SiteId, ValidationError,
     site::{SiteFields, SiteSpec},
+    validation::sanitize_text,
 };
-use picket_store::sites::{self, SiteChanges};
+use picket_store::sites::{self, SiteChanges, SiteVersion};
 use url::form_urlencoded;
 
 use super::{
     PageError, Visitor,
-    check::find_visible_site,
     frame::{Frame, Section},
     incidents::list_region_names,
+    input::FormText,
     render_page,
 };
 use crate::{
     access::Scope,
     problem::{Problem, ProblemKind},
     state::Api,
+    v1::check_tags,
 };
 
 /// Maximum sites of one action: more than a page of the list has.
@@ -78,7 +81,7 @@ async fn render_form(
 pub(super) async fn add_site(
     visitor: Visitor,
     State(api): State<Api>,
-    body: Bytes,
+    FormText(body): FormText,
 ) -> Result<Response, PageError> {
     visitor.require_scope(Scope::Write)?;
     let values = NewSite::parse(&body);
@@ -86,15 +89,13 @@ pub(super) async fn add_site(
         Ok(spec) => spec,
         Err(error) => return render_form(&visitor, &api, values, Some(error.to_string())).await,
     };
-    if !visitor.access.covers_tags(&spec.tags) {
-        let error =
-            format!("tags: one of {} is needed", visitor.access.tag_limit().unwrap_or_default().join(", "));
-        return render_form(&visitor, &api, values, Some(error)).await;
+    if let Err(problem) = check_tags(&visitor.access, &spec.tags, &[], "") {
+        return render_form(&visitor, &api, values, Some(problem.detail().to_owned())).await;
     }
     // A hostile regex takes long to compile.
     let (checked, intervals) = (spec.clone(), api.settings.current().intervals);
-    let validation = tokio::task::spawn_blocking(move || checked.validate(intervals)).await;
-    if let Ok(Err(error)) = validation {
+    let validation = api.validations.run_blocking(move || checked.validate(intervals)).await;
+    if let Err(error) = validation.map_err(|problem| visitor.fail(problem))? {
         return render_form(&visitor, &api, values, Some(error.to_string())).await;
     }
     match sites::insert_site(&api.store, &spec).await {
@@ -156,10 +157,10 @@ enum BulkAction {
     Remove,
 }
 
-/// The marked sites, the action, and whether to return to the site.
+/// The marked sites with the versions that the page shows, the action, and whether to return to the site.
 #[derive(Debug, PartialEq, Eq)]
 struct BulkForm {
-    sites: Vec<SiteId>,
+    sites: Vec<(SiteId, SiteVersion)>,
     action: BulkAction,
     returns_to_site: bool,
 }
@@ -170,10 +171,11 @@ impl BulkForm {
         for (name, value) in form_urlencoded::parse(body) {
             match &*name {
                 "site" => {
-                    let id = value
-                        .parse()
-                        .map_err(|_| ValidationError::new("site", &value, "the number of a site"))?;
-                    sites.push(SiteId(id));
+                    let parts = value
+                        .split_once(':')
+                        .and_then(|(id, version)| Some((SiteId(id.parse().ok()?), version.parse().ok()?)));
+                    let allowed = "the number and the version of a site, such as 7:1042";
+                    sites.push(parts.ok_or_else(|| ValidationError::new("site", &value, allowed))?);
                 }
                 "action" => {
                     action = Some(match &*value {
@@ -199,39 +201,74 @@ impl BulkForm {
     }
 }
 
-/// Changes the marked sites, all or none.
+/// Changes the marked sites, all or none. Sites that differ from what the page showed are named, and none is changed.
 pub(super) async fn change_sites(
     visitor: Visitor,
     State(api): State<Api>,
-    body: Bytes,
+    FormText(body): FormText,
 ) -> Result<Response, PageError> {
     visitor.require_scope(Scope::Write)?;
     let form = BulkForm::parse(&body)
         .map_err(|error| visitor.fail(Problem::invalid_field(format!("/{}", error.field), &error)))?;
-    let mut changes = SiteChanges::default();
-    for id in &form.sites {
-        // Refuses sites that the reader may not see.
-        find_visible_site(&visitor, &api, id.0).await?;
+    let (mut changes, mut names, mut changed) = (SiteChanges::default(), HashMap::new(), Vec::new());
+    for (id, version) in &form.sites {
+        let found = sites::read_versioned_site(&api.store, *id, visitor.access.tag_limit())
+            .await
+            .map_err(|error| visitor.fail(error))?;
+        // A site that the reader may not see does not exist for them.
+        let Some(found) = found else {
+            changed.push(format!("site {id}"));
+            continue;
+        };
+        let name = found.site.spec.as_ref().ok().and_then(|spec| spec.name.clone());
+        let name = name.unwrap_or_else(|| found.site.url.clone());
+        if found.version != *version {
+            changed.push(name);
+            continue;
+        }
+        names.insert(*id, name);
+        changes.expected.insert(*id, *version);
         if form.action == BulkAction::Remove {
             changes.deletes.push(*id);
             continue;
         }
-        let found = sites::find_by_id_or_url(&api.store, &id.to_string())
-            .await
-            .map_err(|error| visitor.fail(error))?;
-        let Some(site) = found.into_iter().find(|site| site.id == *id) else { continue };
-        let spec = site.spec.map_err(|error| {
+        let spec = found.site.spec.map_err(|error| {
             let detail = format!("site {id} has a value that only SQL can mend: {error}");
             visitor.fail(Problem::new(ProblemKind::Conflict, detail))
         })?;
         changes.updates.push((*id, SiteSpec { enabled: form.action == BulkAction::Resume, ..spec }));
     }
-    sites::apply_changes(&api.store, &changes).await.map_err(|error| visitor.fail(error))?;
+    if !changed.is_empty() {
+        return Err(visitor.fail(describe_changed_sites(&changed)));
+    }
+    sites::apply_changes(&api.store, &changes).await.map_err(|error| match error {
+        picket_store::Error::SiteChanged(id) => {
+            let name = names.get(&id).cloned().unwrap_or_else(|| format!("site {id}"));
+            visitor.fail(describe_changed_sites(&[name]))
+        }
+        error => visitor.fail(error),
+    })?;
     let target = match form.sites.as_slice() {
-        [site] if form.returns_to_site => format!("/sites/{site}"),
+        [(site, _)] if form.returns_to_site => format!("/sites/{site}"),
         _ => "/sites".to_owned(),
     };
     Ok(Redirect::to(&target).into_response())
+}
+
+/// The conflict with changes of others since the page was shown.
+fn describe_changed_sites(names: &[String]) -> Problem {
+    const MAX_NAMED: usize = 20;
+    let named: Vec<String> = names.iter().take(MAX_NAMED).map(|name| sanitize_text(name, 200)).collect();
+    let more = match names.len().saturating_sub(MAX_NAMED) {
+        0 => String::new(),
+        count => format!(" and {count} more"),
+    };
+    let detail = format!(
+        "Nothing was done, since these sites were changed or removed after the page was shown: {}{more}. Load the \
+         page again and repeat the action.",
+        named.join(", ")
+    );
+    Problem::new(ProblemKind::Conflict, detail)
 }
 
 #[cfg(test)]
@@ -263,12 +300,20 @@ mod tests {
 
     #[test]
     fn an_action_names_its_sites_and_is_bounded() {
-        let form = BulkForm::parse(b"site=7&site=8&action=pause").unwrap();
+        let form = BulkForm::parse(b"site=7%3A1042&site=8:1043&action=pause").unwrap();
         assert_eq!(
             (form.sites, form.action, form.returns_to_site),
-            (vec![SiteId(7), SiteId(8)], BulkAction::Pause, false)
+            (vec![(SiteId(7), SiteVersion(1042)), (SiteId(8), SiteVersion(1043))], BulkAction::Pause, false)
         );
-        for body in ["site=7", "site=x&action=pause", "site=7&action=explode", &"site=7&".repeat(201)] {
+        for body in [
+            "site=7:1",
+            "site=x:1&action=pause",
+            // Without a version the action could undo what another has changed.
+            "site=7&action=pause",
+            "site=7:&action=pause",
+            "site=7:1&action=explode",
+            &"site=7:1&".repeat(201),
+        ] {
             assert!(BulkForm::parse(body.as_bytes()).is_err(), "{body}");
         }
     }

@@ -1,17 +1,18 @@
 //! The list of sites: filtered, sorted and paged by the database.
 
 use askama::Template;
-use axum::{
-    extract::{Query, State},
-    response::Response,
-};
+use axum::{extract::State, response::Response};
 use picket_proto::{RegionName, Timestamp, ValidationError};
-use picket_store::site_list::{self, Direction, Page, SiteFilter, SiteSort, SiteState, SiteSummary};
+use picket_store::{
+    site_list::{self, Direction, Page, SiteFilter, SiteSort, SiteState, SiteSummary},
+    sites::SiteVersion,
+};
 
 use super::{
     PageError, Visitor,
     frame::{Frame, Section},
     incidents::list_region_names,
+    input::PageQuery,
     parts::{Behind, Pager, SortLink, StatusMark, TagLink, format_count, format_percent},
     render_page,
 };
@@ -88,6 +89,8 @@ impl SiteQuery {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SiteRow {
     pub(crate) id: i64,
+    /// Version that the page shows, of which an action is.
+    pub(crate) version: SiteVersion,
     pub(crate) name: String,
     /// The URL, if the site has another name.
     pub(crate) url: Option<String>,
@@ -104,7 +107,7 @@ pub(crate) struct SiteRow {
 pub(super) async fn show_sites(
     visitor: Visitor,
     State(api): State<Api>,
-    Query(query): Query<SiteQuery>,
+    PageQuery(query): PageQuery<SiteQuery>,
 ) -> Result<Response, PageError> {
     let selection = query
         .to_selection()
@@ -185,6 +188,7 @@ impl SiteRow {
         let cells = list_days(&summary.days, summary.days_through.as_deref(), STRIP_DAYS);
         Self {
             id: summary.site_id,
+            version: summary.version,
             name: summary.site.clone(),
             url: (summary.url != summary.site).then(|| summary.url.clone()),
             status: mark_status(summary),

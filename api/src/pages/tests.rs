@@ -2,6 +2,7 @@
 
 use picket_harness::markup::{Element, parse_markup};
 use picket_proto::{Cause, Outcome, Timestamp, Timing};
+use picket_store::sites::SiteVersion;
 
 use super::{
     check::CheckPage,
@@ -124,6 +125,7 @@ fn sites_page() -> SitesPage {
         rows: [7, 8]
             .map(|id| SiteRow {
                 id,
+                version: SiteVersion(1042),
                 name: text(),
                 url: Some(text()),
                 status: StatusMark::Up,
@@ -146,6 +148,7 @@ fn site_page() -> SitePage {
     SitePage {
         frame: frame(Section::Sites),
         id: 7,
+        version: SiteVersion(1042),
         name: text(),
         url: "https://example.com/?a&b".to_owned(),
         tags: vec![TagLink::new(HOSTILE)],

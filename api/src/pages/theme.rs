@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use axum::{
-    Form,
-    response::{IntoResponse, Redirect, Response},
-};
+use axum::response::{IntoResponse, Redirect, Response};
 use http::{HeaderMap, header};
 use serde::Deserialize;
 
-use super::frame::{THEME_COOKIE, Theme};
+use super::{
+    frame::{THEME_COOKIE, Theme},
+    input::PageForm,
+};
 
 #[derive(Deserialize)]
 pub(crate) struct ThemeForm {
@@ -17,7 +17,7 @@ pub(crate) struct ThemeForm {
 }
 
 /// Stores the chosen colours in a cookie and returns to the page.
-pub(super) async fn choose_theme(headers: HeaderMap, Form(form): Form<ThemeForm>) -> Response {
+pub(super) async fn choose_theme(headers: HeaderMap, PageForm(form): PageForm<ThemeForm>) -> Response {
     const MAX_AGE: Duration = Duration::from_secs(400 * 86_400);
     let theme = Theme::from_word(&form.theme).unwrap_or_default();
     let cookie = format!(

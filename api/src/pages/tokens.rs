@@ -1,8 +1,7 @@
 //! Tokens: the list, and forms that create and revoke one. The secret of a new token is shown once.
 
 use axum::{
-    Form,
-    extract::{Path, State},
+    extract::State,
     response::{IntoResponse, Redirect, Response},
 };
 use picket_proto::ValidationError;
@@ -12,6 +11,7 @@ use serde::Deserialize;
 use super::{
     PageError, Visitor,
     frame::Section,
+    input::{PageForm, PagePath},
     list_page::{Cell, FormField, FormView, ListPage, TableView},
     parts::Behind,
     render_page,
@@ -70,7 +70,7 @@ impl TokenForm {
 pub(super) async fn create_token(
     visitor: Visitor,
     State(api): State<Api>,
-    Form(form): Form<TokenForm>,
+    PageForm(form): PageForm<TokenForm>,
 ) -> Result<Response, PageError> {
     visitor.require_scope(Scope::Admin)?;
     let token = form
@@ -88,7 +88,7 @@ pub(super) async fn create_token(
 pub(super) async fn revoke_token(
     visitor: Visitor,
     State(api): State<Api>,
-    Path(id): Path<i64>,
+    PagePath(id): PagePath<i64>,
 ) -> Result<Response, PageError> {
     visitor.require_scope(Scope::Admin)?;
     api_tokens::revoke_token(&api.store, id).await.map_err(|error| visitor.fail(error))?;

@@ -1,7 +1,7 @@
 //! Sign-in by an OpenID Connect provider: the redirect there, and the return from there.
 
 use axum::{
-    extract::{Query, State},
+    extract::State,
     response::{IntoResponse, Redirect, Response},
 };
 use axum_extra::extract::cookie::CookieJar;
@@ -12,8 +12,8 @@ use tracing::warn;
 
 use super::{Browser, SignInQuery, local_path, render_page, start_session};
 use crate::{
-    extract::ApiQuery,
     oidc::{OidcError, OidcProvider, SignInAttempt},
+    pages::PageQuery,
     problem::{Problem, ProblemKind},
     state::Api,
 };
@@ -22,7 +22,7 @@ use crate::{
 pub(super) async fn redirect_to_provider(
     State(api): State<Api>,
     browser: Browser,
-    ApiQuery(query): ApiQuery<SignInQuery>,
+    PageQuery(query): PageQuery<SignInQuery>,
 ) -> Response {
     let next = local_path(query.next.as_deref()).to_owned();
     match start_attempt(&api, &browser, next.clone()).await {
@@ -54,7 +54,7 @@ pub(super) async fn return_from_provider(
     State(api): State<Api>,
     browser: Browser,
     headers: HeaderMap,
-    Query(query): Query<CallbackQuery>,
+    PageQuery(query): PageQuery<CallbackQuery>,
 ) -> Response {
     let attempt = SignInAttempt::find(&headers, browser.is_secure, &query.state);
     let next = attempt.as_ref().map_or("/", |attempt| local_path(Some(&attempt.next))).to_owned();

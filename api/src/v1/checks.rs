@@ -113,12 +113,12 @@ async fn request_check(
     api.limits.adhoc.check(&access)?;
     let (mut request, mut regions) = parse_body(&body)?;
     let validated = request.clone();
-    let validation = tokio::task::spawn_blocking(move || validated.validate());
+    let validation = api.validations.run_blocking(move || validated.validate());
     let check = match timeout(VALIDATION_TIMEOUT, validation).await {
-        Ok(Ok(validated)) => {
-            validated.map_err(|error| Problem::invalid_field(to_pointer(&error.field), &error))?
+        Ok(validated) => {
+            validated?.map_err(|error| Problem::invalid_field(to_pointer(&error.field), &error))?
         }
-        _ => {
+        Err(_) => {
             return Err(Problem::new(
                 ProblemKind::Invalid,
                 "the regexes of the check take too long to compile",

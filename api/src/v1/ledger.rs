@@ -152,8 +152,10 @@ async fn account_for(api: &Api, query: &LedgerQuery, filter: LedgerFilter<'_>) -
     let to = query.to.unwrap_or_else(|| ledger::find_closed_end(now, through));
     let from = query.from.unwrap_or_else(|| to.saturating_sub(DEFAULT_SPAN));
     check_span(from, to)?;
+    let permit = api.reports.acquire().await?;
     let rows = ledger::list_by_region(&api.store, from, to, filter).await?;
     let missed = ledger::count_missed_by_cause(&api.store, from, to, filter).await?;
+    drop(permit);
     let sum = ledger::sum_rows(&rows);
     Ok(Ledger {
         from,

@@ -5,7 +5,7 @@ use axum::{
     extract::{OriginalUri, State},
     response::{IntoResponse, Response},
 };
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use picket_proto::{SiteId, Timestamp, ValidationError};
 use picket_runtime::clock::wall_clock_now;
 use picket_store::maintenance::{self, MaintenanceTarget, MaintenanceWindow, WindowFilter};
@@ -16,6 +16,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     api_row::api_row,
     paging::{Page, PageRequest},
+    preconditions::{WRITE_ATTEMPTS, build_etag, check_if_match},
     sites::find_site,
 };
 use crate::{
@@ -36,7 +37,7 @@ api_row! {
     /// A maintenance window.
     #[schema(example = json!({
         "id": 4, "site_id": null, "site": null, "tag": "shop", "from": "2026-12-01T22:00:00.000000Z",
-        "to": "2026-12-02T02:00:00.000000Z", "state": "planned"
+        "to": "2026-12-02T02:00:00.000000Z", "state": "planned", "version": "1042"
     }))]
     Window from MaintenanceWindow {
         /// Id of the window.
@@ -55,6 +56,8 @@ api_row! {
         to: Option<Timestamp>,
         /// `planned`, `now` or `over`.
         state: String,
+        /// Version, which each change replaces; also the `ETag`.
+        version: String,
     }
 }
 
@@ -138,7 +141,8 @@ async fn list_windows(
 #[utoipa::path(
     post, path = "/maintenance", tag = "maintenance", security(("token" = ["write"])), request_body = WindowFields,
     responses(
-        (status = CREATED, body = Window, headers(("Location" = String, description = "Address of the window"))),
+        (status = CREATED, body = Window,
+            headers(("Location" = String, description = "Address of the window"), ("ETag" = String, description = "Version"))),
         (status = FORBIDDEN, body = Problem, content_type = "application/problem+json",
             description = "The token is limited to other tags."),
         (status = NOT_FOUND, body = Problem, content_type = "application/problem+json",
@@ -156,7 +160,8 @@ async fn add_window(
     let from = fields.from.unwrap_or_else(wall_clock_now);
     let id = maintenance::add_window(&api.store, &target, from, fields.to).await?;
     let window = find_window(&api, &access, id).await?;
-    let mut response = (StatusCode::CREATED, Json(window)).into_response();
+    let mut response = respond_with_window(window);
+    *response.status_mut() = StatusCode::CREATED;
     if let Ok(location) = HeaderValue::try_from(format!("/api/v1/maintenance/{id}")) {
         response.headers_mut().insert(header::LOCATION, location);
     }
@@ -168,7 +173,7 @@ async fn add_window(
     get, path = "/maintenance/{id}", tag = "maintenance", security(("token" = ["read"])),
     params(("id" = i64, Path, description = "Id of the window")),
     responses(
-        (status = OK, body = Window),
+        (status = OK, body = Window, headers(("ETag" = String, description = "Version"))),
         (status = NOT_FOUND, body = Problem, content_type = "application/problem+json",
             description = "There is no such window, or the token is limited to other tags."),
     ),
@@ -177,18 +182,23 @@ async fn read_window(
     Reader(access): Reader,
     State(api): State<Api>,
     ApiPath(id): ApiPath<i64>,
-) -> Result<Json<Window>, Problem> {
-    find_window(&api, &access, id).await.map(Json)
+) -> Result<Response, Problem> {
+    find_window(&api, &access, id).await.map(respond_with_window)
 }
 
 /// Moves the start or the end of a window.
 #[utoipa::path(
     patch, path = "/maintenance/{id}", tag = "maintenance", security(("token" = ["write"])), request_body = WindowChange,
-    params(("id" = i64, Path, description = "Id of the window")),
+    params(
+        ("id" = i64, Path, description = "Id of the window"),
+        ("If-Match" = Option<String>, Header, description = "Changes the window only if it still has this `ETag`"),
+    ),
     responses(
-        (status = OK, body = Window),
+        (status = OK, body = Window, headers(("ETag" = String, description = "Version"))),
         (status = NOT_FOUND, body = Problem, content_type = "application/problem+json",
             description = "There is no such window, or the token is limited to other tags."),
+        (status = PRECONDITION_FAILED, body = Problem, content_type = "application/problem+json",
+            description = "The window has another version than `If-Match`."),
         (status = UNPROCESSABLE_ENTITY, body = Problem, content_type = "application/problem+json",
             description = "A field is not allowed."),
     ),
@@ -197,21 +207,33 @@ async fn move_window(
     Writer(access): Writer,
     State(api): State<Api>,
     ApiPath(id): ApiPath<i64>,
+    headers: HeaderMap,
     ApiJson(change): ApiJson<WindowChange>,
-) -> Result<Json<Window>, Problem> {
-    let window = find_window(&api, &access, id).await?;
-    let (from, to) = (change.from.unwrap_or(window.from), change.to.unwrap_or(window.to));
-    store_window(&api, &access, id, from, to).await
+) -> Result<Response, Problem> {
+    for _ in 0..WRITE_ATTEMPTS {
+        let window = find_window(&api, &access, id).await?;
+        check_if_match(&headers, &build_etag(&window.version))?;
+        let (from, to) = (change.from.unwrap_or(window.from), change.to.unwrap_or(window.to));
+        if maintenance::move_window(&api.store, id, &window.version, from, to).await? {
+            return find_window(&api, &access, id).await.map(respond_with_window);
+        }
+    }
+    Err(describe_changed_window(id))
 }
 
 /// Ends a window now.
 #[utoipa::path(
     post, path = "/maintenance/{id}/end", tag = "maintenance", security(("token" = ["write"])),
-    params(("id" = i64, Path, description = "Id of the window")),
+    params(
+        ("id" = i64, Path, description = "Id of the window"),
+        ("If-Match" = Option<String>, Header, description = "Ends the window only if it still has this `ETag`"),
+    ),
     responses(
-        (status = OK, body = Window, description = "The window is over."),
+        (status = OK, body = Window, description = "The window is over.", headers(("ETag" = String, description = "Version"))),
         (status = NOT_FOUND, body = Problem, content_type = "application/problem+json",
             description = "There is no such window, or the token is limited to other tags."),
+        (status = PRECONDITION_FAILED, body = Problem, content_type = "application/problem+json",
+            description = "The window has another version than `If-Match`."),
         (status = CONFLICT, body = Problem, content_type = "application/problem+json",
             description = "The window has not begun; it can be removed."),
     ),
@@ -220,41 +242,56 @@ async fn end_window(
     Writer(access): Writer,
     State(api): State<Api>,
     ApiPath(id): ApiPath<i64>,
-) -> Result<Json<Window>, Problem> {
-    let window = find_window(&api, &access, id).await?;
-    match window.state.as_str() {
-        "over" => Ok(Json(window)),
-        "planned" => Err(Problem::new(
-            ProblemKind::Conflict,
-            format!("window {id} begins at {}; remove it with DELETE instead", window.from),
-        )),
-        _ => {
-            let now = api.store.read_clock().await?;
-            store_window(&api, &access, id, window.from, Some(now)).await
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    for _ in 0..WRITE_ATTEMPTS {
+        let window = find_window(&api, &access, id).await?;
+        check_if_match(&headers, &build_etag(&window.version))?;
+        match window.state.as_str() {
+            "over" => return Ok(respond_with_window(window)),
+            "planned" => {
+                let detail = format!("window {id} begins at {}; remove it with DELETE instead", window.from);
+                return Err(Problem::new(ProblemKind::Conflict, detail));
+            }
+            _ => {}
+        }
+        let now = api.store.read_clock().await?;
+        if maintenance::move_window(&api.store, id, &window.version, window.from, Some(now)).await? {
+            return find_window(&api, &access, id).await.map(respond_with_window);
         }
     }
+    Err(describe_changed_window(id))
 }
 
 /// Removes a window. Uptime reports then count its checks again.
 #[utoipa::path(
     delete, path = "/maintenance/{id}", tag = "maintenance", security(("token" = ["write"])),
-    params(("id" = i64, Path, description = "Id of the window")),
+    params(
+        ("id" = i64, Path, description = "Id of the window"),
+        ("If-Match" = Option<String>, Header, description = "Removes the window only if it still has this `ETag`"),
+    ),
     responses(
         (status = NO_CONTENT, description = "The window was removed."),
         (status = NOT_FOUND, body = Problem, content_type = "application/problem+json",
             description = "There is no such window, or the token is limited to other tags."),
+        (status = PRECONDITION_FAILED, body = Problem, content_type = "application/problem+json",
+            description = "The window has another version than `If-Match`."),
     ),
 )]
 async fn delete_window(
     Writer(access): Writer,
     State(api): State<Api>,
     ApiPath(id): ApiPath<i64>,
+    headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
-    find_window(&api, &access, id).await?;
-    match maintenance::remove_window(&api.store, id).await? {
-        true => Ok(StatusCode::NO_CONTENT),
-        false => Err(missing_window(id)),
+    for _ in 0..WRITE_ATTEMPTS {
+        let window = find_window(&api, &access, id).await?;
+        check_if_match(&headers, &build_etag(&window.version))?;
+        if maintenance::remove_window(&api.store, id, Some(&window.version)).await? {
+            return Ok(StatusCode::NO_CONTENT);
+        }
     }
+    Err(describe_changed_window(id))
 }
 
 /// The target of a window, if it concerns only sites that the sender may see.
@@ -264,22 +301,14 @@ async fn resolve_target(
     site: Option<i64>,
     tag: Option<String>,
 ) -> Result<MaintenanceTarget, Problem> {
-    const MAX_TAG_BYTES: usize = 64;
     match (site, tag) {
         (Some(site), None) => {
             Ok(MaintenanceTarget::Site(find_site(api, access, SiteId(site)).await?.site.id))
         }
-        (None, Some(tag)) if tag.is_empty() || tag.len() > MAX_TAG_BYTES => {
-            let error = ValidationError::new("tag", tag, format!("1 to {MAX_TAG_BYTES} bytes"));
-            Err(Problem::invalid_field("/tag", &error))
-        }
         (None, Some(tag)) => match access.tag_limit() {
             Some(limit) if !limit.contains(&tag) => {
-                let error = ValidationError::new(
-                    "tag",
-                    tag,
-                    format!("{}, to which the token is limited", limit.join(", ")),
-                );
+                let allowed = format!("{}, to which the token is limited", limit.join(", "));
+                let error = ValidationError::new("tag", tag, allowed);
                 Err(Problem::new(ProblemKind::Forbidden, error.to_string())
                     .with_field_error("/tag".to_owned(), error.to_string()))
             }
@@ -297,26 +326,20 @@ async fn resolve_target(
     }
 }
 
-async fn find_window(api: &Api, access: &Access, id: i64) -> Result<Window, Problem> {
+async fn find_window(api: &Api, access: &Access, id: i64) -> Result<MaintenanceWindow, Problem> {
     let filter =
         WindowFilter { all: true, id: Some(id), tags: access.tag_limit(), ..WindowFilter::default() };
     let found = maintenance::list_windows(&api.store, filter).await?;
-    found.into_iter().next().map(Window::from).ok_or_else(|| missing_window(id))
+    found
+        .into_iter()
+        .next()
+        .ok_or_else(|| Problem::new(ProblemKind::NotFound, format!("there is no maintenance window {id}")))
 }
 
-async fn store_window(
-    api: &Api,
-    access: &Access,
-    id: i64,
-    from: Timestamp,
-    to: Option<Timestamp>,
-) -> Result<Json<Window>, Problem> {
-    match maintenance::move_window(&api.store, id, from, to).await? {
-        true => find_window(api, access, id).await.map(Json),
-        false => Err(missing_window(id)),
-    }
+fn respond_with_window(window: MaintenanceWindow) -> Response {
+    ([(header::ETAG, build_etag(&window.version))], Json(Window::from(window))).into_response()
 }
 
-fn missing_window(id: i64) -> Problem {
-    Problem::new(ProblemKind::NotFound, format!("there is no maintenance window {id}"))
+fn describe_changed_window(id: i64) -> Problem {
+    Problem::new(ProblemKind::Conflict, format!("other clients keep changing window {id}; try again"))
 }

@@ -4,6 +4,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::problem::{Problem, ProblemKind};
 
+/// Writes that lose a race against another change of the object are repeated so many times, if the
+/// request has no condition.
+pub(super) const WRITE_ATTEMPTS: usize = 3;
+
 /// The header `ETag` of a version.
 pub(super) fn build_etag(version: impl std::fmt::Display) -> HeaderValue {
     // A version consists of digits, which every header may have.

@@ -21,7 +21,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{api_row::api_row, span::MAX_SPAN};
 use crate::{
     access::{Access, Reader},
-    extract::ApiQuery,
+    extract::{ApiQuery, PageLimit},
     problem::{Problem, ProblemKind},
     state::Api,
 };
@@ -147,6 +147,10 @@ struct ReportQuery {
     /// Only checks from this region.
     #[param(value_type = Option<String>)]
     region: Option<RegionName>,
+    /// Maximum number of rows, the first ones in the order of the report: 1 to 1000. Without it, all rows; a report
+    /// of more than 10,000 is refused.
+    #[param(value_type = Option<u16>, minimum = 1, maximum = 1000)]
+    limit: Option<PageLimit>,
     /// `json` or `csv`; by default `csv` if the header `Accept` prefers `text/csv`, else `json`.
     format: Option<ReportFormat>,
 }
@@ -166,9 +170,27 @@ impl ReportQuery {
             },
         };
         let tag_limit = access.tag_limit().map(<[String]>::to_vec);
-        let filter = ReportFilter { since, tag: self.tag, region: self.region, tag_limit };
+        // One row more shows that there are too many.
+        let limit = Some(self.limit.map_or(MAX_REPORT_ROWS + 1, |limit| limit.0.into()));
+        let filter = ReportFilter { since, tag: self.tag, region: self.region, tag_limit, limit };
         Ok((filter, self.format.unwrap_or_else(|| negotiate_format(headers))))
     }
+}
+
+/// Maximum number of rows of a whole report.
+const MAX_REPORT_ROWS: u32 = 10_000;
+
+/// Refuses a report that is too long, since one that is cut off would pass for the whole.
+fn refuse_long_report(rows: usize) -> Result<(), Problem> {
+    if u32::try_from(rows).is_ok_and(|rows| rows <= MAX_REPORT_ROWS) {
+        return Ok(());
+    }
+    let error = ValidationError::new(
+        "limit",
+        format!("(absent, and the report has more than {MAX_REPORT_ROWS} rows)"),
+        format!("a limit of 1 to 1000, or a filter by tag that leaves at most {MAX_REPORT_ROWS} rows"),
+    );
+    Err(Problem::invalid_field("?limit", &error))
 }
 
 /// The format that `Accept` names first.
@@ -184,7 +206,11 @@ fn negotiate_format(headers: &HeaderMap) -> ReportFormat {
 /// Reports the uptime of each site, the worst first.
 #[utoipa::path(
     get, path = "/reports/uptime", tag = "reports", security(("token" = ["read"])), params(ReportQuery),
-    responses((status = OK, content((Report<Uptime> = "application/json"), (String = "text/csv")))),
+    responses(
+        (status = OK, content((Report<Uptime> = "application/json"), (String = "text/csv"))),
+        (status = SERVICE_UNAVAILABLE, body = Problem, content_type = "application/problem+json",
+            description = "Too many reports at once, or the database is not available; `Retry-After` has the time to wait."),
+    ),
 )]
 async fn report_uptime(
     Reader(access): Reader,
@@ -193,13 +219,18 @@ async fn report_uptime(
     ApiQuery(query): ApiQuery<ReportQuery>,
 ) -> Result<Response, Problem> {
     let (filter, format) = query.parse(&access, &headers)?;
+    let _permit = api.reports.acquire().await?;
     respond_with_report::<Uptime>(reports::report_uptime(&api.store, &filter).await?, format)
 }
 
 /// Reports the response times of each site, the slowest first.
 #[utoipa::path(
     get, path = "/reports/latency", tag = "reports", security(("token" = ["read"])), params(ReportQuery),
-    responses((status = OK, content((Report<Latency> = "application/json"), (String = "text/csv")))),
+    responses(
+        (status = OK, content((Report<Latency> = "application/json"), (String = "text/csv"))),
+        (status = SERVICE_UNAVAILABLE, body = Problem, content_type = "application/problem+json",
+            description = "Too many reports at once, or the database is not available; `Retry-After` has the time to wait."),
+    ),
 )]
 async fn report_latency(
     Reader(access): Reader,
@@ -208,13 +239,18 @@ async fn report_latency(
     ApiQuery(query): ApiQuery<ReportQuery>,
 ) -> Result<Response, Problem> {
     let (filter, format) = query.parse(&access, &headers)?;
+    let _permit = api.reports.acquire().await?;
     respond_with_report::<Latency>(reports::report_latency(&api.store, &filter).await?, format)
 }
 
 /// Reports the incidents open within the span, the newest first.
 #[utoipa::path(
     get, path = "/reports/incidents", tag = "reports", security(("token" = ["read"])), params(ReportQuery),
-    responses((status = OK, content((Report<ReportedIncident> = "application/json"), (String = "text/csv")))),
+    responses(
+        (status = OK, content((Report<ReportedIncident> = "application/json"), (String = "text/csv"))),
+        (status = SERVICE_UNAVAILABLE, body = Problem, content_type = "application/problem+json",
+            description = "Too many reports at once, or the database is not available; `Retry-After` has the time to wait."),
+    ),
 )]
 async fn report_incidents(
     Reader(access): Reader,
@@ -223,13 +259,18 @@ async fn report_incidents(
     ApiQuery(query): ApiQuery<ReportQuery>,
 ) -> Result<Response, Problem> {
     let (filter, format) = query.parse(&access, &headers)?;
+    let _permit = api.reports.acquire().await?;
     respond_with_report::<ReportedIncident>(reports::report_incidents(&api.store, &filter).await?, format)
 }
 
 /// Reports checks that were not up by region and cause, the most frequent first.
 #[utoipa::path(
     get, path = "/reports/failures", tag = "reports", security(("token" = ["read"])), params(ReportQuery),
-    responses((status = OK, content((Report<Failures> = "application/json"), (String = "text/csv")))),
+    responses(
+        (status = OK, content((Report<Failures> = "application/json"), (String = "text/csv"))),
+        (status = SERVICE_UNAVAILABLE, body = Problem, content_type = "application/problem+json",
+            description = "Too many reports at once, or the database is not available; `Retry-After` has the time to wait."),
+    ),
 )]
 async fn report_failures(
     Reader(access): Reader,
@@ -238,6 +279,7 @@ async fn report_failures(
     ApiQuery(query): ApiQuery<ReportQuery>,
 ) -> Result<Response, Problem> {
     let (filter, format) = query.parse(&access, &headers)?;
+    let _permit = api.reports.acquire().await?;
     respond_with_report::<Failures>(reports::report_failures(&api.store, &filter).await?, format)
 }
 
@@ -266,6 +308,7 @@ fn respond_with_report<T: CsvColumns>(
     rows: Vec<impl Into<T>>,
     format: ReportFormat,
 ) -> Result<Response, Problem> {
+    refuse_long_report(rows.len())?;
     let items: Vec<T> = rows.into_iter().map(Into::into).collect();
     match format {
         ReportFormat::Json => Ok(Json(Report { items }).into_response()),
@@ -313,6 +356,14 @@ mod tests {
 
         assert_eq!(render_csv::<Failures>(&[]).unwrap(), "region,cause,checks,sites\r\n");
         assert_eq!(render_csv(&[row]).unwrap(), "region,cause,checks,sites\r\n'=1+1,dns,2,1\r\n");
+    }
+
+    #[test]
+    fn a_report_is_refused_beyond_its_limit_with_what_to_do() {
+        refuse_long_report(10_000).unwrap();
+        let refusal = refuse_long_report(10_001).unwrap_err();
+        assert_eq!(refusal.status(), http::StatusCode::UNPROCESSABLE_ENTITY);
+        assert!(refusal.detail().contains("more than 10000 rows") && refusal.detail().contains("by tag"));
     }
 
     #[test]

@@ -1,16 +1,22 @@
 //! Cluster settings: values on which all processes agree.
 
-use axum::{Json, extract::State};
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderMap, header};
 use picket_proto::ValidationError;
 use picket_store::settings::{
-    SETTINGS, SettingDefinition, SettingKind, SettingValue, Settings, count_interval_problems, read_settings,
-    update_settings,
+    SETTINGS, SettingDefinition, SettingKind, SettingValue, Settings, count_interval_problems,
+    read_versioned_settings, update_settings_version,
 };
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+use super::preconditions::{build_etag, check_if_match};
 use crate::{
     access::{Administrator, Reader},
     extract::ApiJson,
@@ -72,17 +78,16 @@ impl Setting {
 #[utoipa::path(
     get, path = "/settings", tag = "settings", security(("token" = ["read"])),
     responses(
-        (status = OK, body = SettingList),
+        (status = OK, body = SettingList, headers(("ETag" = String, description = "Version of all settings"))),
         (status = FORBIDDEN, body = Problem, content_type = "application/problem+json",
             description = "The token is limited to tags."),
     ),
 )]
-async fn list_settings(Reader(access): Reader, State(api): State<Api>) -> Result<Json<SettingList>, Problem> {
+async fn list_settings(Reader(access): Reader, State(api): State<Api>) -> Result<Response, Problem> {
     access.require_all_sites()?;
-    let settings = read_settings(&api.store).await?;
-    Ok(Json(SettingList {
-        items: SETTINGS.iter().map(|definition| Setting::new(definition, &settings)).collect(),
-    }))
+    let (settings, version) = read_versioned_settings(&api.store).await?;
+    let items = SETTINGS.iter().map(|definition| Setting::new(definition, &settings)).collect();
+    Ok(([(header::ETAG, build_etag(version))], Json(SettingList { items })).into_response())
 }
 
 /// Changes settings, all of them or none. All processes follow within two seconds.
@@ -90,8 +95,11 @@ async fn list_settings(Reader(access): Reader, State(api): State<Api>) -> Result
     patch, path = "/settings", tag = "settings", security(("token" = ["admin"])),
     request_body(content = Value, description = "Names with their new values, as `picket settings set` has them",
         example = json!({"lease_time": "20s", "retention_days": 60})),
+    params(("If-Match" = Option<String>, Header, description = "Changes the settings only if they still have this `ETag`")),
     responses(
-        (status = OK, body = ChangedSettings),
+        (status = OK, body = ChangedSettings, headers(("ETag" = String, description = "Version of all settings"))),
+        (status = PRECONDITION_FAILED, body = Problem, content_type = "application/problem+json",
+            description = "The settings have another version than `If-Match`."),
         (status = FORBIDDEN, body = Problem, content_type = "application/problem+json",
             description = "The token lacks the scope `admin`, or is limited to tags."),
         (status = UNPROCESSABLE_ENTITY, body = Problem, content_type = "application/problem+json",
@@ -101,8 +109,9 @@ async fn list_settings(Reader(access): Reader, State(api): State<Api>) -> Result
 async fn change_settings(
     Administrator(access): Administrator,
     State(api): State<Api>,
+    headers: HeaderMap,
     ApiJson(body): ApiJson<Value>,
-) -> Result<Json<ChangedSettings>, Problem> {
+) -> Result<Response, Problem> {
     access.require_all_sites()?;
     let Value::Object(fields) = body else {
         let detail = "an object such as {\"lease_time\": \"20s\"} is needed";
@@ -111,15 +120,19 @@ async fn change_settings(
         );
     };
     let changes = parse_changes(&fields)?;
-    let changed = update_settings(&api.store, &changes).await?;
-    let settings = read_settings(&api.store).await?;
+    let (_, version) = read_versioned_settings(&api.store).await?;
+    let has_condition = check_if_match(&headers, &build_etag(&version))?;
+    let expected = Some(&version).filter(|_| has_condition);
+    let changed = update_settings_version(&api.store, expected, &changes).await?;
+    let (settings, version) = read_versioned_settings(&api.store).await?;
     let is_interval = |definition: &&SettingDefinition| matches!(definition.kind, SettingKind::Seconds(..));
     let interval_problems = match changed.iter().any(is_interval) {
         true => count_interval_problems(&api.store).await?,
         false => 0,
     };
     let changed = changed.into_iter().map(|definition| Setting::new(definition, &settings)).collect();
-    Ok(Json(ChangedSettings { changed, interval_problems }))
+    let body = Json(ChangedSettings { changed, interval_problems });
+    Ok(([(header::ETAG, build_etag(version))], body).into_response())
 }
 
 fn parse_changes(fields: &Map<String, Value>) -> Result<Vec<(&'static str, SettingValue)>, Problem> {

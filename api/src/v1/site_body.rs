@@ -1,19 +1,15 @@
 //! A site in JSON: as it is read, and as it is written.
 
-use picket_proto::{
-    SiteId, Timestamp, ValidationError,
-    credentials::is_credential_header,
-    nested_object::HIDDEN_VALUE,
-    site::{IntervalRange, SiteSpec},
-};
+use picket_proto::{SiteId, Timestamp, ValidationError};
 use picket_store::sites::VersionedSite;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use super::site_secrets::hide_values;
 use crate::{
     access::{Access, Scope},
-    problem::{Problem, ProblemKind},
+    problem::Problem,
 };
 
 /// Fields of a site, the same as in `sites.yaml`. An absent or null field has its default.
@@ -38,11 +34,12 @@ pub(super) struct SiteFields {
     /// Method of the request: GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS.
     #[schema(default = "GET")]
     method: Option<String>,
-    /// Headers of the request. The values of those that look like credentials are `(hidden)` from tokens without
-    /// the scope `write`; `options` has fields for secrets by name.
+    /// Headers of the request. In responses each value is `(hidden)`. Written back, `(hidden)` keeps the stored value of
+    /// the header, and is refused if none is stored. `options` has fields for secrets by name.
     #[schema(value_type = Option<Object>)]
     headers: Option<Map<String, Value>>,
-    /// Body of the request.
+    /// Body of the request. It is `(hidden)` from tokens without the scope `write`. Written back, `(hidden)` keeps the
+    /// stored body, and is refused if none is stored.
     body: Option<String>,
     /// Statuses and ranges that are up.
     #[schema(default = "200-299")]
@@ -121,11 +118,7 @@ impl Site {
             Err(why) => (Map::new(), Some(why.to_string())),
         };
         definition.remove("url");
-        if !access.allows(Scope::Write)
-            && let Some(Value::Object(headers)) = definition.get_mut("headers")
-        {
-            hide_credentials(headers);
-        }
+        hide_values(&mut definition, !access.allows(Scope::Write));
         Self {
             id: found.site.id,
             url: found.site.url.clone(),
@@ -136,37 +129,6 @@ impl Site {
             version: found.version.to_string(),
         }
     }
-}
-
-fn hide_credentials(headers: &mut Map<String, Value>) {
-    for (_, value) in headers.iter_mut().filter(|(name, _)| is_credential_header(name)) {
-        *value = HIDDEN_VALUE.into();
-    }
-}
-
-/// Decodes and validates a site.
-///
-/// # Errors
-/// Names the field that cannot be used.
-pub(super) fn decode_site(value: &Value, intervals: IntervalRange) -> Result<SiteSpec, ValidationError> {
-    let spec = SiteSpec::decode(value)?;
-    spec.validate(intervals)?;
-    Ok(spec)
-}
-
-/// Requires one of the tags to which the sender is limited, so that no site leaves the limit.
-///
-/// # Errors
-/// If the site has none of them; `pointer` leads to the site in the body.
-pub(super) fn require_tag(access: &Access, spec: &SiteSpec, pointer: &str) -> Result<(), Problem> {
-    if access.covers_tags(&spec.tags) {
-        return Ok(());
-    }
-    let limit = access.tag_limit().unwrap_or_default();
-    let allowed = format!("at least one of {}, to which the token is limited", limit.join(", "));
-    let error = ValidationError::new("tags", spec.tags.join(","), allowed);
-    Err(Problem::new(ProblemKind::Forbidden, error.to_string())
-        .with_field_error(format!("{pointer}/tags"), error.to_string()))
 }
 
 /// JSON Pointer to a field that is named as `assertions.json[0].path`, below `base`.
@@ -212,7 +174,7 @@ pub(super) fn merge_patch(target: &mut Value, patch: &Value) {
 mod tests {
     use std::collections::BTreeSet;
 
-    use picket_proto::site::ALTERNATIVE_FIELDS;
+    use picket_proto::site::{ALTERNATIVE_FIELDS, SiteSpec};
     use serde_json::json;
     use utoipa::PartialSchema;
 

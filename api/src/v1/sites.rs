@@ -22,8 +22,10 @@ use utoipa_axum::{
 };
 
 use super::{
-    preconditions::{build_etag, check_if_match, is_not_modified},
-    site_body::{Site, SiteFields, decode_site, invalid_site, merge_patch, require_tag},
+    preconditions::{WRITE_ATTEMPTS, build_etag, check_if_match, is_not_modified},
+    site_body::{Site, SiteFields, invalid_site, merge_patch},
+    site_secrets::keep_hidden_values,
+    tag_limit::check_tags,
 };
 use crate::{
     access::{Access, Reader, Writer},
@@ -43,10 +45,6 @@ pub(super) fn build_routes() -> OpenApiRouter<Api> {
         .routes(routes!(read_site, replace_site, change_site, delete_site))
 }
 
-/// Writes that lose a race against another change of the site are repeated so many times, if the
-/// request has no condition.
-const WRITE_ATTEMPTS: usize = 3;
-
 /// Adds a site. It is checked for the first time within its interval.
 #[utoipa::path(
     post, path = "/sites", tag = "sites", security(("token" = ["write"])), request_body = SiteFields,
@@ -54,7 +52,7 @@ const WRITE_ATTEMPTS: usize = 3;
         (status = CREATED, body = Site, description = "The site was added.",
             headers(("Location" = String, description = "Address of the site"), ("ETag" = String, description = "Version"))),
         (status = FORBIDDEN, body = Problem, content_type = "application/problem+json",
-            description = "The token is limited to tags of which the site has none."),
+            description = "The token is limited to tags of which the site has none, or the site has others."),
         (status = CONFLICT, body = Problem, content_type = "application/problem+json",
             description = "A site with the same url, method, regex, not_regex, options and assertions exists: `existing`."),
         (status = UNPROCESSABLE_ENTITY, body = Problem, content_type = "application/problem+json",
@@ -66,8 +64,10 @@ async fn create_site(
     State(api): State<Api>,
     ApiJson(body): ApiJson<Value>,
 ) -> Result<Response, Problem> {
-    let spec = decode_site(&body, api.settings.current().intervals).map_err(|error| invalid_site(&error))?;
-    require_tag(&access, &spec, "")?;
+    let mut spec = SiteSpec::decode(&body).map_err(|error| invalid_site(&error))?;
+    check_tags(&access, &spec.tags, &[], "")?;
+    keep_hidden_values(&mut spec, None).map_err(|error| invalid_site(&error))?;
+    let spec = validate_site(&api, spec).await?;
     let id = match sites::insert_site(&api.store, &spec).await {
         Ok(id) => id,
         Err(Error::DuplicateSite) => return Err(describe_duplicate(&api, &access, &spec).await),
@@ -110,7 +110,8 @@ async fn read_site(
     Ok(respond_with_site(&found, &access))
 }
 
-/// Replaces the definition of a site. An absent field gets its default.
+/// Replaces the definition of a site. An absent field gets its default. The value `(hidden)` of a header or the body
+/// keeps the stored one, so that a site that was read can be written back.
 #[utoipa::path(
     put, path = "/sites/{site}", tag = "sites", security(("token" = ["write"])), request_body = SiteFields,
     params(
@@ -121,6 +122,8 @@ async fn read_site(
         (status = OK, body = Site, headers(("ETag" = String, description = "Version"))),
         (status = NOT_FOUND, body = Problem, content_type = "application/problem+json",
             description = "There is no such site, or the token is limited to tags of which it has none."),
+        (status = FORBIDDEN, body = Problem, content_type = "application/problem+json",
+            description = "The token is limited to tags, and the change adds or removes others, or leaves the site none of them."),
         (status = CONFLICT, body = Problem, content_type = "application/problem+json",
             description = "Another site has the same url, method, regex, not_regex, options and assertions: `existing`."),
         (status = PRECONDITION_FAILED, body = Problem, content_type = "application/problem+json",
@@ -139,7 +142,8 @@ async fn replace_site(
     write_site(&api, &access, SiteId(id), &headers, |_| Ok(body.clone())).await
 }
 
-/// Changes fields of a site by a merge patch (RFC 7396). A field that is null gets its default.
+/// Changes fields of a site by a merge patch (RFC 7396). A field that is null gets its default, and the value
+/// `(hidden)` of a header or the body keeps the stored one.
 #[utoipa::path(
     patch, path = "/sites/{site}", tag = "sites", security(("token" = ["write"])),
     request_body(content = Value, content_type = "application/merge-patch+json",
@@ -153,6 +157,8 @@ async fn replace_site(
         (status = OK, body = Site, headers(("ETag" = String, description = "Version"))),
         (status = NOT_FOUND, body = Problem, content_type = "application/problem+json",
             description = "There is no such site, or the token is limited to tags of which it has none."),
+        (status = FORBIDDEN, body = Problem, content_type = "application/problem+json",
+            description = "The token is limited to tags, and the change adds or removes others, or leaves the site none of them."),
         (status = CONFLICT, body = Problem, content_type = "application/problem+json",
             description = "Another site has the same url, method, regex, not_regex, options and assertions: `existing`."),
         (status = PRECONDITION_FAILED, body = Problem, content_type = "application/problem+json",
@@ -231,9 +237,11 @@ async fn write_site(
     for _ in 0..WRITE_ATTEMPTS {
         let found = find_site(api, access, id).await?;
         check_if_match(headers, &build_etag(found.version))?;
-        let intervals = api.settings.current().intervals;
-        let spec = decode_site(&define(&found)?, intervals).map_err(|error| invalid_site(&error))?;
-        require_tag(access, &spec, "")?;
+        let mut spec = SiteSpec::decode(&define(&found)?).map_err(|error| invalid_site(&error))?;
+        let stored = found.site.spec.as_ref().ok();
+        check_tags(access, &spec.tags, stored.map_or(&[][..], |stored| stored.tags.as_slice()), "")?;
+        keep_hidden_values(&mut spec, stored).map_err(|error| invalid_site(&error))?;
+        let spec = validate_site(api, spec).await?;
         if found.site.spec.as_ref().is_ok_and(|stored| *stored == spec) {
             return Ok(respond_with_site(&found, access));
         }
@@ -246,6 +254,13 @@ async fn write_site(
         }
     }
     Err(Error::SiteChanged(id).into())
+}
+
+/// Validates a site on a thread of its own, since a hostile regex takes long to compile.
+async fn validate_site(api: &Api, spec: SiteSpec) -> Result<SiteSpec, Problem> {
+    let intervals = api.settings.current().intervals;
+    let validation = api.validations.run_blocking(move || spec.validate(intervals).map(|()| spec));
+    validation.await?.map_err(|error| invalid_site(&error))
 }
 
 /// Finds a site that the sender may see.

@@ -1,13 +1,18 @@
 //! Tokens of the API.
 
-use axum::{Json, extract::State};
-use http::StatusCode;
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use picket_proto::{Timestamp, ValidationError};
 use picket_store::api_tokens::{self, ApiToken, NewToken};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+use super::preconditions::{build_etag, check_if_match};
 use crate::{
     access::Administrator,
     extract::{ApiJson, ApiPath, ApiQuery},
@@ -16,7 +21,7 @@ use crate::{
 };
 
 pub(super) fn build_routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(list_tokens, create_token)).routes(routes!(revoke_token))
+    OpenApiRouter::new().routes(routes!(list_tokens, create_token)).routes(routes!(read_token, revoke_token))
 }
 
 /// A token without its secret.
@@ -135,17 +140,54 @@ async fn create_token(
     Ok((StatusCode::CREATED, Json(created)))
 }
 
+/// Reads a token without its secret, expired and revoked ones too.
+#[utoipa::path(
+    get, path = "/tokens/{token_id}", tag = "tokens", security(("token" = ["admin"])),
+    params(("token_id" = i64, Path, description = "Id of the token")),
+    responses((status = OK, body = Token, headers(("ETag" = String, description = "Version, which the revocation replaces")))),
+)]
+async fn read_token(
+    _: Administrator,
+    State(api): State<Api>,
+    ApiPath(id): ApiPath<i64>,
+) -> Result<Response, Problem> {
+    let token = find_token(&api, id).await?;
+    Ok(([(header::ETAG, build_token_etag(&token))], Json(Token::from(token))).into_response())
+}
+
+async fn find_token(api: &Api, id: i64) -> Result<ApiToken, Problem> {
+    let found = api_tokens::read_token(&api.store, id).await?;
+    Ok(found.ok_or_else(|| picket_store::Error::TokenNotFound(id.to_string()))?)
+}
+
+/// The `ETag` of a token. Of a token only its revocation changes, beside the time of its last use, which no client
+/// writes.
+fn build_token_etag(token: &ApiToken) -> HeaderValue {
+    let revoked_at = token.revoked_at.map_or(0, |at| at.as_micros());
+    build_etag(format_args!("{}-{revoked_at}", token.id))
+}
+
 /// Revokes a token and ends its sessions, within seconds in all processes.
 #[utoipa::path(
     delete, path = "/tokens/{token_id}", tag = "tokens", security(("token" = ["admin"])),
-    params(("token_id" = i64, Path, description = "Id of the token")),
-    responses((status = NO_CONTENT, description = "The token was revoked.")),
+    params(
+        ("token_id" = i64, Path, description = "Id of the token"),
+        ("If-Match" = Option<String>, Header, description = "Revokes the token only if it still has this `ETag`"),
+    ),
+    responses(
+        (status = NO_CONTENT, description = "The token was revoked."),
+        (status = PRECONDITION_FAILED, body = Problem, content_type = "application/problem+json",
+            description = "The token has another version than `If-Match`: it was revoked."),
+    ),
 )]
 async fn revoke_token(
     _: Administrator,
     State(api): State<Api>,
     ApiPath(id): ApiPath<i64>,
+    headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
+    // A token that is not revoked has one version, so that the revocation itself decides a race.
+    check_if_match(&headers, &build_token_etag(&find_token(&api, id).await?))?;
     let revoked = api_tokens::revoke_token(&api.store, id).await?;
     api.authenticator.forget_all();
     match revoked {

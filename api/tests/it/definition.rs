@@ -1,8 +1,11 @@
 //! The whole definition of the sites.
 
+use std::{cell::Cell, time::Duration};
+
 use picket_store::api_tokens::Scope;
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::support::{Answer, TestApi};
 
@@ -101,6 +104,18 @@ async fn a_token_limited_to_tags_prunes_only_its_sites_and_adds_no_region() {
     let refused = put(&api, &token, "?prune=true", &untagged).await;
     refused.expect_problem(403);
     assert_eq!(refused.json()["errors"][0]["pointer"], "/sites/1/tags");
+    // The tags are judged before anything that costs time.
+    let unreadable = json!({"sites": [{"url": "x", "regex": "a(b", "tags": ["blog"]}]});
+    put(&api, &token, "", &unreadable).await.expect_problem(403);
+    for tags in [json!(["shop", "victim"]), json!(["victim", "shop"])] {
+        for url in ["https://own.example/", "https://new.example/"] {
+            let sites =
+                json!([{"url": "https://first.example/", "tags": ["shop"]}, {"url": url, "tags": tags}]);
+            let refused = put(&api, &token, "", &json!({"sites": sites})).await;
+            assert!(refused.expect_problem(403).contains("'victim' is not allowed"), "{refused:?}");
+            assert_eq!(refused.json()["errors"][0]["pointer"], "/sites/1/tags");
+        }
+    }
     let taken = json!({"sites": [{"url": "https://other.example/", "tags": ["shop"]}]});
     put(&api, &token, "", &taken).await.expect_problem(409);
     assert_eq!(list_urls(&api).await, ["https://other.example/", "https://own.example/"]);
@@ -125,4 +140,36 @@ async fn a_definition_of_several_mebibytes_is_applied() {
 
     assert_eq!(applied.status, 200, "{}", applied.text);
     assert_eq!(list_urls(&api).await.len(), 40);
+}
+
+#[tokio::test]
+async fn other_requests_are_answered_while_the_regexes_of_a_definition_are_compiled() {
+    let api = TestApi::start().await;
+    let token = api.create_admin_token().await;
+    let sites: Vec<Value> = (0..6)
+        .map(|n| json!({"url": format!("https://{n}.example/"), "regex": format!("{n}\\w{{20}}")}))
+        .collect();
+    let definition = json!({"sites": sites});
+    let is_applied = Cell::new(false);
+
+    // This test has one thread for everything that is not moved to another.
+    let applying = async {
+        let began = Instant::now();
+        let applied = put(&api, &token, "?dry_run=true", &definition).await;
+        assert_eq!(applied.status, 200, "{}", applied.text);
+        is_applied.set(true);
+        began.elapsed()
+    };
+    let asking = async {
+        let mut slowest = Duration::ZERO;
+        while !is_applied.get() {
+            let began = Instant::now();
+            assert_eq!(api.get("/api/v1/me", Some(&token)).await.status, 200);
+            slowest = slowest.max(began.elapsed());
+        }
+        slowest
+    };
+    let (applied_in, slowest) = tokio::join!(applying, asking);
+
+    assert!(slowest < applied_in / 4, "{slowest:?} while a definition took {applied_in:?}");
 }

@@ -211,3 +211,63 @@ async fn a_drain_finishes_the_running_request_and_takes_no_more() {
     assert_eq!(running_request.await.unwrap().status, StatusCode::NO_CONTENT);
     timeout(TEST_TIMEOUT, drain).await.expect("the drain ends").unwrap();
 }
+
+#[tokio::test]
+async fn reports_that_wait_for_the_database_leave_connections_to_lists_and_the_next_is_refused() {
+    let api = TestApi::start().await;
+    let token = api.create_admin_token().await;
+    let mut lock = api.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE picket.incidents IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
+    let report = || api.get("/api/v1/reports/incidents", Some(&token));
+    let others = async {
+        eventually(TEST_TIMEOUT, "half of the connections to wait", async || {
+            let waiting = "SELECT count(*) FROM pg_stat_activity
+                           WHERE wait_event_type = 'Lock' AND datname = current_database()";
+            let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&api.pool).await.unwrap();
+            if waiting == i64::from(picket_api::DATABASE_CONNECTIONS) / 2 { Ok(()) } else { Err(waiting) }
+        })
+        .await;
+        // Another token, whose rights the database must be asked for.
+        let other = api.create_token(&[Scope::Read], None).await;
+        assert_eq!(api.get("/api/v1/sites", Some(&other)).await.status, StatusCode::OK);
+        let (refused, page) = tokio::join!(report(), api.get("/incidents", Some(&token)));
+        assert!(refused.expect_problem(503).contains("too many reports"), "{refused:?}");
+        assert!(refused.header("retry-after").parse::<u64>().unwrap() > 0);
+        assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(page.text.contains("too many reports"), "{}", page.text);
+        lock.rollback().await.unwrap();
+    };
+    // A report of more connections would wait for the lock too, and not for a permit.
+    let held = futures_util::future::join_all((0..4).map(|_| report()));
+    let (held, ()) = tokio::join!(held, others);
+
+    assert!(held.iter().all(|answer| answer.status == StatusCode::OK), "{held:?}");
+    assert_eq!(report().await.status, StatusCode::OK);
+    assert_eq!(api.metric("picket_api_refusals_total{reason=\"report_limit\"}"), 2.0);
+}
+
+#[tokio::test]
+async fn a_report_has_at_most_as_many_rows_as_its_limit() {
+    let api = TestApi::start().await;
+    let token = api.create_admin_token().await;
+    for n in 0..3 {
+        let site = api.add_site(&format!("https://{n}.example/"), &[]).await;
+        sqlx::query(
+            "INSERT INTO picket.incidents (site_id, opened_at, first_failure_at, cause, regions)
+             VALUES ($1, now() - interval '1 hour', now() - interval '1 hour', 'timeout', '{eu}')",
+        )
+        .bind(site)
+        .execute(&api.pool)
+        .await
+        .unwrap();
+    }
+    let count = async |query: &str| {
+        let report = api.get(&format!("/api/v1/reports/incidents{query}"), Some(&token)).await;
+        assert_eq!(report.status, StatusCode::OK, "{report:?}");
+        report.json()["items"].as_array().unwrap().len()
+    };
+
+    assert_eq!((count("").await, count("?limit=2").await, count("?limit=1000").await), (3, 2, 3));
+    let refused = api.get("/api/v1/reports/incidents?limit=1001", Some(&token)).await;
+    assert!(refused.expect_problem(422).contains("1 to 1000"), "{refused:?}");
+}

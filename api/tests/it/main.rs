@@ -7,6 +7,7 @@ mod faults;
 mod history;
 mod openapi;
 mod operations;
+mod page_scopes;
 mod pages;
 mod requests;
 mod scopes;

@@ -74,6 +74,7 @@ async fn a_planned_window_is_not_ended_and_one_without_a_target_is_refused() {
         (json!({}), 422),
         (json!({"site_id": 1, "tag": "a"}), 422),
         (json!({"tag": ""}), 422),
+        (json!({"tag": "x".repeat(65)}), 422),
         (json!({"site_id": 9}), 404),
     ] {
         api.send_json(Method::POST, "/api/v1/maintenance", Some(&token), &body).await.expect_problem(status);
@@ -238,4 +239,89 @@ async fn probers_are_listed_to_tokens_of_all_sites() {
 
     assert!(listed.json()["items"].is_array());
     api.get("/api/v1/probers", Some(&limited)).await.expect_problem(403);
+}
+
+/// Sends a write with the header `If-Match`.
+async fn write_if_match(
+    api: &TestApi,
+    token: &str,
+    (method, path): (Method, &str),
+    etag: &str,
+    body: &Value,
+) -> crate::support::Answer {
+    let request = api.request(method, path, Some(token)).header("content-type", "application/json");
+    send(request.header("if-match", etag).body(body.to_string())).await
+}
+
+#[tokio::test]
+async fn a_window_is_changed_only_with_its_present_version_if_the_request_names_one() {
+    let api = TestApi::start().await;
+    let token = api.create_admin_token().await;
+    let added =
+        api.send_json(Method::POST, "/api/v1/maintenance", Some(&token), &json!({"tag": "shop"})).await;
+    let (path, old) = (added.header("location").to_owned(), added.header("etag").to_owned());
+    assert_eq!(old, format!("\"{}\"", added.json()["version"].as_str().unwrap()));
+    assert_eq!(api.get(&path, Some(&token)).await.header("etag"), old);
+
+    let change = json!({"to": in_hours(&api, 2).await});
+    let moved = write_if_match(&api, &token, (Method::PATCH, &path), &old, &change).await;
+    assert_eq!(moved.status, 200, "{moved:?}");
+    let new = moved.header("etag").to_owned();
+    assert_ne!(new, old);
+
+    let end = format!("{path}/end");
+    for (method, path, body) in [
+        (Method::PATCH, path.as_str(), json!({"to": null})),
+        (Method::POST, end.as_str(), json!({})),
+        (Method::DELETE, path.as_str(), json!({})),
+    ] {
+        let refused = write_if_match(&api, &token, (method, path), &old, &body).await;
+        assert!(refused.expect_problem(412).contains(&new), "{refused:?}");
+    }
+    assert_eq!(api.get(&path, Some(&token)).await.json()["to"], change["to"]);
+    let ended = write_if_match(&api, &token, (Method::POST, &end), &new, &json!({})).await;
+    assert_eq!(ended.json()["state"], "over", "{ended:?}");
+    let removed =
+        write_if_match(&api, &token, (Method::DELETE, &path), ended.header("etag"), &json!({})).await;
+    assert_eq!(removed.status, 204, "{removed:?}");
+}
+
+#[tokio::test]
+async fn settings_are_changed_only_with_their_present_version_if_the_request_names_one() {
+    let api = TestApi::start().await;
+    let token = api.create_admin_token().await;
+    let settings = (Method::PATCH, "/api/v1/settings");
+    let old = api.get(settings.1, Some(&token)).await.header("etag").to_owned();
+
+    let changed = write_if_match(&api, &token, settings.clone(), &old, &json!({"lease_time": "20s"})).await;
+    assert_eq!(changed.status, 200, "{changed:?}");
+    assert_ne!(changed.header("etag"), old);
+    let refused = write_if_match(&api, &token, settings.clone(), &old, &json!({"lease_time": "30s"})).await;
+    assert!(refused.expect_problem(412).contains(changed.header("etag")), "{refused:?}");
+
+    let read = api.get(settings.1, Some(&token)).await;
+    assert_eq!(read.header("etag"), changed.header("etag"));
+    let lease =
+        read.json()["items"].as_array().unwrap().iter().find(|item| item["name"] == "lease_time").cloned();
+    assert_eq!(lease.unwrap()["value"], "20s");
+}
+
+#[tokio::test]
+async fn a_token_is_revoked_only_with_its_present_version_if_the_request_names_one() {
+    let api = TestApi::start().await;
+    let admin = api.create_admin_token().await;
+    let (id, _) = api.create_token_until(&[Scope::Read], None, None).await;
+    let path = format!("/api/v1/tokens/{id}");
+    let read = api.get(&path, Some(&admin)).await;
+    let old = read.header("etag").to_owned();
+    assert_eq!((&read.json()["id"], &read.json()["state"]), (&json!(id), &json!("valid")), "{read:?}");
+
+    let other = write_if_match(&api, &admin, (Method::DELETE, &path), "\"7\"", &json!({})).await;
+    assert!(other.expect_problem(412).contains(&old), "{other:?}");
+    let revoked = write_if_match(&api, &admin, (Method::DELETE, &path), &old, &json!({})).await;
+    assert_eq!(revoked.status, 204, "{revoked:?}");
+
+    write_if_match(&api, &admin, (Method::DELETE, &path), &old, &json!({})).await.expect_problem(412);
+    assert_eq!(api.get(&path, Some(&admin)).await.json()["state"], "revoked");
+    api.get("/api/v1/tokens/999999", Some(&admin)).await.expect_problem(404);
 }

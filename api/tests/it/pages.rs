@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use picket_harness::markup::{Element, parse_markup};
 use picket_store::api_tokens::Scope;
 use reqwest::{Method, StatusCode};
+use serde_json::json;
 
 use crate::support::{Answer, TestApi, send};
 
@@ -52,9 +53,9 @@ fn text_of(elements: &[Element], name: &str) -> String {
         .unwrap_or_default()
 }
 
-async fn post_form(api: &TestApi, path: &str, token: Option<&str>, body: &'static str) -> Answer {
+async fn post_form(api: &TestApi, path: &str, token: Option<&str>, body: &str) -> Answer {
     let request = api.request(Method::POST, path, token);
-    send(request.header("content-type", "application/x-www-form-urlencoded").body(body)).await
+    send(request.header("content-type", "application/x-www-form-urlencoded").body(body.to_owned())).await
 }
 
 #[tokio::test]
@@ -157,23 +158,120 @@ async fn sites_are_added_paused_and_removed_by_forms() {
     assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
     assert!(refused.text.contains("soon"), "{}", refused.text);
 
-    let id: &'static str =
-        format!("site={}&back=site&action=pause", site.trim_start_matches("/sites/")).leak();
-    let paused = post_form(&api, "/sites/bulk", None, id).await;
+    let marked = find_marked_site(&api, &site).await;
+    let paused = post_form(&api, "/sites/bulk", None, &format!("site={marked}&back=site&action=pause")).await;
     assert_eq!((paused.status, paused.header("location")), (StatusCode::SEE_OTHER, site.as_str()));
     assert!(api.get(&site, None).await.text.contains("Resume"));
 
-    let removal: &'static str = format!("site={}&action=remove", site.trim_start_matches("/sites/")).leak();
-    assert_eq!(post_form(&api, "/sites/bulk", None, removal).await.status, StatusCode::SEE_OTHER);
+    let marked = find_marked_site(&api, "/sites").await;
+    let removal = format!("site={marked}&action=remove");
+    assert_eq!(post_form(&api, "/sites/bulk", None, &removal).await.status, StatusCode::SEE_OTHER);
     assert_eq!(api.get(&site, None).await.status, StatusCode::NOT_FOUND);
+}
+
+/// Value of the first site on a page that an action would change.
+async fn find_marked_site(api: &TestApi, path: &str) -> String {
+    let elements = open_page(api, path, None).await;
+    let field = elements.iter().find(|element| element.attribute("name") == Some("site"));
+    field.and_then(|field| field.attribute("value")).unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn an_action_on_sites_that_were_changed_meanwhile_names_them_and_does_nothing() {
+    let api = TestApi::start().await;
+    let (first, other) =
+        (api.add_site("https://a.example/", &[]).await, api.add_site("https://b.example/", &[]).await);
+    let elements = open_page(&api, "/sites", None).await;
+    let marked: Vec<String> = elements
+        .iter()
+        .filter(|element| element.attribute("name") == Some("site"))
+        .map(|element| format!("site={}&", element.attribute("value").unwrap()))
+        .collect();
+    assert_eq!(marked.len(), 2, "{marked:?}");
+    let changed = json!({"interval": "30s", "name": "shop"});
+    let path = format!("/api/v1/sites/{first}");
+    assert_eq!(api.send_json(Method::PATCH, &path, None, &changed).await.status, StatusCode::OK);
+
+    for action in ["pause", "resume", "remove"] {
+        let body = format!("{}action={action}", marked.concat());
+        let refused = post_form(&api, "/sites/bulk", None, &body).await;
+        assert_eq!(refused.status, StatusCode::CONFLICT, "{}", refused.text);
+        parse_page("/sites/bulk", &refused);
+        assert!(refused.text.contains("the page was shown: shop."), "{}", refused.text);
+        assert!(!refused.text.contains("b.example"), "{}", refused.text);
+    }
+    let kept: Vec<(i64, bool)> = sqlx::query_as("SELECT id, enabled FROM picket.sites ORDER BY id")
+        .fetch_all(&api.pool)
+        .await
+        .unwrap();
+    assert_eq!(kept, [(first, true), (other, true)]);
+}
+
+#[tokio::test]
+async fn a_form_adds_no_site_with_tags_of_others() {
+    let api = TestApi::start().await;
+    let token = api.create_token(&[Scope::Read, Scope::Write], Some(&["shop"])).await;
+
+    for (tags, part) in
+        [("victim", "at least one of shop"), ("shop%2Cvictim", "victim"), ("", "at least one of shop")]
+    {
+        let body = format!("url=https%3A%2F%2Fa.example&interval=30s&tags={tags}");
+        let refused = post_form(&api, "/sites/new", Some(&token), &body).await;
+        assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", refused.text);
+        assert!(refused.text.contains(part), "{}", refused.text);
+    }
+    let body = "url=https%3A%2F%2Fa.example&interval=30s&tags=shop";
+    assert_eq!(post_form(&api, "/sites/new", Some(&token), body).await.status, StatusCode::SEE_OTHER);
+}
+
+#[tokio::test]
+async fn wrong_input_of_a_page_is_refused_in_the_layout_of_pages() {
+    let api = TestApi::start().await;
+    let site = api.add_site("https://a.example/", &[]).await;
+    for (path, status, part) in [
+        ("/reports?days=abc", 422, "days: 'abc' is not allowed; allowed: a whole number"),
+        ("/incidents?days=-1", 422, "days: '-1' is not allowed"),
+        ("/sites?q=a&q=b", 422, "q: 'a' is not allowed; allowed: one value"),
+        ("/sites?q=%00", 422, "a text without NUL"),
+        ("/sites/abc", 404, "id: 'abc' is not allowed; allowed: a whole number"),
+        ("/incidents/abc", 404, "id: 'abc' is not allowed"),
+        ("/checks/abc/eu/2026-11-20T12:00:00Z", 404, "site: 'abc' is not allowed"),
+        ("/sign-in?nxt=x", 422, "did you mean"),
+        ("/sign-in/oidc/callback?state=a&state=b", 422, "state: 'a'"),
+    ] {
+        let answer = api.get(path, None).await;
+        assert_eq!(answer.status.as_u16(), status, "{path}: {}", answer.text);
+        let shown = text_of(&parse_page(path, &answer), "main");
+        assert!(shown.contains(part), "{path}: {shown}");
+    }
+    for (path, body, status, part) in [
+        ("/tokens", "name=a", 422, "scopes: '' is not allowed; allowed: a value"),
+        ("/sign-in", "", 422, "token: '(hidden)' is not allowed"),
+        ("/theme", "", 422, "theme"),
+        ("/maintenance/abc/remove", "", 404, "id: 'abc'"),
+        ("/sites/bulk", &format!("site={site}&action=pause"), 422, "such as 7:1042"),
+    ] {
+        let answer = post_form(&api, path, None, body).await;
+        assert_eq!(answer.status.as_u16(), status, "{path}: {}", answer.text);
+        let shown = text_of(&parse_page(path, &answer), "main");
+        assert!(shown.contains(part), "{path}: {shown}");
+    }
+    let text =
+        send(api.request(Method::POST, "/maintenance", None).header("content-type", "text/plain").body("x"))
+            .await;
+    assert_eq!(text.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    assert_eq!(
+        text_of(&parse_page("/maintenance", &text), "h1"),
+        "The body has another media type than allowed"
+    );
 }
 
 #[tokio::test]
 async fn maintenance_is_added_and_removed_by_forms() {
     let api = TestApi::start().await;
     let site = api.add_site("https://example.com", &["shop"]).await;
-    let body: &'static str = format!("site={site}&tag=&from=now&to=%2B2h").leak();
-    assert_eq!(post_form(&api, "/maintenance", None, body).await.status, StatusCode::SEE_OTHER);
+    let body = format!("site={site}&tag=&from=now&to=%2B2h");
+    assert_eq!(post_form(&api, "/maintenance", None, &body).await.status, StatusCode::SEE_OTHER);
     let elements = open_page(&api, "/maintenance", None).await;
     let removal = elements
         .iter()
@@ -200,7 +298,7 @@ async fn a_reader_without_rights_sees_why_and_changes_nothing() {
     assert_eq!(links, ["/sites/7"]);
     assert_eq!(api.get("/sites/8", Some(&reader)).await.status, StatusCode::NOT_FOUND);
     for (path, body) in [
-        ("/sites/bulk", "site=7&action=remove"),
+        ("/sites/bulk", "site=7:1&action=remove"),
         ("/sites/new", "url=http%3A%2F%2Fx"),
         ("/maintenance", "tag=a"),
     ] {

@@ -9,7 +9,7 @@ use sqlx::{AssertSqlSafe, PgPool};
 use crate::support::{REGION, TestApi};
 
 /// Part of the URL of the site that another token may not see.
-const FOREIGN_HOST: &str = "foreign-shop.example";
+pub(crate) const FOREIGN_HOST: &str = "foreign-shop.example";
 
 /// An operation of the document, with the values of its path.
 #[derive(Debug)]
@@ -84,7 +84,7 @@ async fn perform(api: &TestApi, operation: &Operation, token: Option<&str>) -> (
 }
 
 /// All that requests of another tag's token must not change.
-async fn read_state(pool: &PgPool) -> Vec<String> {
+pub(crate) async fn read_state(pool: &PgPool) -> Vec<String> {
     let mut state = Vec::new();
     for table in ["sites", "regions", "maintenance", "settings", "api_tokens"] {
         let sql = format!("SELECT to_jsonb(entry) - 'last_used_at' FROM picket.{table} AS entry ORDER BY 1");

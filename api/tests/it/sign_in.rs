@@ -116,6 +116,62 @@ async fn a_session_ends_after_twelve_idle_hours_and_after_seven_days() {
 }
 
 #[tokio::test]
+async fn a_page_that_refreshes_itself_does_not_renew_the_session_and_its_reader_does() {
+    let api = TestApi::start().await;
+    let token = api.create_admin_token().await;
+    let cookie = set_cookie(&sign_in(&api, &token).await);
+    let is_idle = async || {
+        let idle = "SELECT last_used_at < clock_timestamp() - interval '1 hour' FROM picket.sessions";
+        sqlx::query_scalar::<_, bool>(idle).fetch_one(&api.pool).await.unwrap()
+    };
+    let request = |path: &str| api.request(Method::GET, path, None).header("cookie", &cookie);
+    sqlx::query("UPDATE picket.sessions SET last_used_at = last_used_at - interval '2 hours'")
+        .execute(&api.pool)
+        .await
+        .unwrap();
+
+    for _ in 0..2 {
+        let refreshed = send(request("/").header("x-picket-background", "1")).await;
+        assert_eq!(refreshed.status, StatusCode::OK, "{}", refreshed.text);
+    }
+    let mut stream = request("/api/v1/live").header("accept", "text/event-stream").send().await.unwrap();
+    assert!(stream.chunk().await.unwrap().is_some());
+    assert!(is_idle().await);
+
+    // The rights are still remembered from the requests before.
+    assert_eq!(send(request("/")).await.status, StatusCode::OK);
+    assert!(!is_idle().await);
+}
+
+#[tokio::test]
+async fn an_ended_session_does_not_lock_a_browser_out_of_the_open_mode_and_its_cookie_is_removed() {
+    let api = TestApi::start().await;
+
+    for path in ["/api/v1/me", "/"] {
+        let stale = send(api.request(Method::GET, path, None).header("cookie", "picket=pks_gone")).await;
+        assert_eq!(stale.status, StatusCode::OK, "{stale:?}");
+        let removal = stale.header("set-cookie");
+        assert!(removal.starts_with("picket=;") && removal.contains("Max-Age=0"), "{removal}");
+    }
+    // A link that is followed with the old cookie leaves the new one in place.
+    let link = sessions::create_sign_in_link(&api.store).await.unwrap();
+    let path = format!("/sign-in?link={}", link.reveal());
+    let signed_in = send(api.request(Method::GET, &path, None).header("cookie", "picket=pks_gone")).await;
+    assert_eq!(signed_in.headers.get_all("set-cookie").iter().count(), 1, "{signed_in:?}");
+    let valid = read_own_access(&api, &set_cookie(&signed_in)).await;
+    assert_eq!((valid.status, valid.header("set-cookie")), (StatusCode::OK, ""));
+
+    api.create_admin_token().await;
+    picket_harness::eventually(crate::support::TEST_TIMEOUT, "the API to close", async || {
+        match read_own_access(&api, "picket=pks_gone").await.status {
+            StatusCode::UNAUTHORIZED => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_use_is_recorded_at_most_once_a_minute() {
     let api = TestApi::start().await;
     let (id, _) = api.create_token_until(&[Scope::Read], None, None).await;

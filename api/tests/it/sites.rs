@@ -105,7 +105,7 @@ async fn a_patch_merges_a_put_replaces_and_a_delete_removes() {
     .await;
     assert_eq!(patched.status, 200, "{patched:?}");
     let fields = patched.json();
-    assert_eq!(fields["headers"], json!({"B": "2", "C": "3"}));
+    assert_eq!(fields["headers"], json!({"B": "(hidden)", "C": "(hidden)"}));
     assert_eq!(
         (&fields["name"], &fields["timeout_ms"], &fields["interval_seconds"]),
         (&json!(null), &json!(5000), &json!(30))
@@ -150,17 +150,88 @@ async fn a_write_with_an_old_version_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn headers_that_look_like_credentials_are_shown_only_to_tokens_that_may_write() {
+async fn no_token_reads_values_of_headers_and_only_tokens_that_may_write_read_the_body() {
     let api = TestApi::start().await;
     let (writer, reader) = (api.create_admin_token().await, api.create_token(&[Scope::Read], None).await);
-    let headers = json!({"Authorization": "Bearer hunter2", "Accept": "text/html"});
-    let site = create(&api, &writer, json!({"url": "https://a.example/", "headers": headers})).await;
+    let fields = json!({
+        "url": "https://a.example/", "method": "POST", "body": "key=hunter2",
+        "headers": {"X-Key": "hunter2", "Accept": "text/html"}, "options": {"auth": {"bearer": {"secret": "shop"}}},
+    });
+    let site = create(&api, &writer, fields).await;
+    assert_eq!(site.status, 201, "{site:?}");
 
+    let own = api.get(site.header("location"), Some(&writer)).await;
     let read = api.get(site.header("location"), Some(&reader)).await;
 
-    assert_eq!(site.json()["headers"], headers);
-    assert_eq!(read.json()["headers"], json!({"Authorization": "(hidden)", "Accept": "text/html"}));
+    for answer in [&site, &own, &read] {
+        let shown = answer.json();
+        assert_eq!(shown["headers"], json!({"X-Key": "(hidden)", "Accept": "(hidden)"}));
+        assert_eq!(shown["options"]["auth"]["bearer"]["secret"], "shop");
+    }
+    assert_eq!((&own.json()["body"], &read.json()["body"]), (&json!("key=hunter2"), &json!("(hidden)")));
     assert!(!read.text.contains("hunter2"));
+}
+
+#[tokio::test]
+async fn a_site_that_is_read_and_written_back_keeps_its_hidden_values() {
+    let api = TestApi::start().await;
+    let token = api.create_admin_token().await;
+    let headers = json!({"X-Key": "hunter2", "Accept": "text/html"});
+    let site = create(
+        &api,
+        &token,
+        json!({"url": "https://a.example/", "method": "POST", "body": "hunter2", "headers": headers}),
+    )
+    .await;
+    let path = site.header("location").to_owned();
+    let stored = async || {
+        sqlx::query_as::<_, (serde_json::Value, String, i32)>(
+            "SELECT headers::jsonb, body, interval_seconds FROM picket.sites",
+        )
+        .fetch_one(&api.pool)
+        .await
+        .unwrap()
+    };
+
+    let mut fields = api.get(&path, Some(&token)).await.json();
+    for name in ["id", "problem", "created_at", "updated_at", "version"] {
+        fields.as_object_mut().unwrap().remove(name);
+    }
+    fields["interval_seconds"] = json!(30);
+    let put = api.send_json(Method::PUT, &path, Some(&token), &fields).await;
+    assert_eq!(put.status, 200, "{put:?}");
+    assert_eq!(stored().await, (headers.clone(), "hunter2".to_owned(), 30));
+    let patch = json!({"headers": {"x-key": "(hidden)", "X-Key": null}, "body": "(hidden)"});
+    let patched = api.send_json(Method::PATCH, &path, Some(&token), &patch).await;
+    assert_eq!(patched.status, 200, "{patched:?}");
+    assert_eq!(stored().await.0, json!({"x-key": "hunter2", "Accept": "text/html"}));
+
+    fields["interval_seconds"] = json!(20);
+    let definition = json!({"sites": [fields, {"url": "https://b.example/"}]});
+    let applied = api.send_json(Method::PUT, "/api/v1/sites", Some(&token), &definition).await;
+    assert_eq!(applied.json()["changed"][0]["fields"], json!(["headers", "interval_seconds"]), "{applied:?}");
+    sqlx::query("DELETE FROM picket.sites WHERE url LIKE '%b.example%'").execute(&api.pool).await.unwrap();
+    assert_eq!(stored().await, (headers, "hunter2".to_owned(), 20));
+
+    for (method, path, body, pointer) in [
+        (Method::PATCH, path.clone(), json!({"headers": {"X-Other": "(hidden)"}}), "/headers/X-Other"),
+        (
+            Method::POST,
+            "/api/v1/sites".to_owned(),
+            json!({"url": "https://c.example/", "headers": {"X-Key": "(hidden)"}}),
+            "/headers/X-Key",
+        ),
+        (
+            Method::PUT,
+            "/api/v1/sites".to_owned(),
+            json!({"sites": [{"url": "https://c.example/", "method": "POST", "body": "(hidden)"}]}),
+            "/sites/0/body",
+        ),
+    ] {
+        let refused = api.send_json(method, &path, Some(&token), &body).await;
+        assert!(refused.expect_problem(422).contains("none is stored"), "{refused:?}");
+        assert_eq!(refused.json()["errors"][0]["pointer"], pointer);
+    }
 }
 
 #[tokio::test]
@@ -189,9 +260,28 @@ async fn a_token_limited_to_tags_sees_and_changes_only_its_sites_and_lets_none_l
         assert!(refused.expect_problem(403).contains("at least one of shop, blog"), "{refused:?}");
         assert_eq!(refused.json()["errors"][0]["pointer"], "/tags");
     }
+    // Tags of others stay as they are.
+    for (method, path, tags, part) in [
+        (
+            Method::PATCH,
+            path(own),
+            json!(["blog", "other", "new"]),
+            "'new' is not allowed; allowed: shop, blog",
+        ),
+        (Method::PATCH, path(own), json!(["blog"]), "other as well"),
+        (Method::PUT, path(own), json!(["shop", "victim"]), "'victim' is not allowed"),
+        (Method::POST, "/api/v1/sites".to_owned(), json!(["shop", "victim"]), "'victim' is not allowed"),
+    ] {
+        let body = json!({"url": "https://a.example/new", "tags": tags});
+        let refused = api.send_json(method, &path, Some(&token), &body).await;
+        assert!(refused.expect_problem(403).contains(part), "{refused:?}");
+        assert_eq!(refused.json()["errors"][0]["pointer"], "/tags");
+    }
     let moved =
-        api.send_json(Method::PATCH, &path(own), Some(&token), &json!({"tags": ["blog", "new"]})).await;
-    assert_eq!(moved.json()["tags"], json!(["blog", "new"]), "{moved:?}");
+        api.send_json(Method::PATCH, &path(own), Some(&token), &json!({"tags": ["blog", "other"]})).await;
+    assert_eq!(moved.json()["tags"], json!(["blog", "other"]), "{moved:?}");
+    let renamed = api.send_json(Method::PATCH, &path(own), Some(&token), &json!({"name": "own"})).await;
+    assert_eq!(renamed.status, 200, "{renamed:?}");
 }
 
 /// Follows the pages of a list of sites; adds a site after each.

@@ -90,7 +90,8 @@ pub(crate) async fn start_part(
     let health = Health::new();
     let bus =
         Bus::connect(&NatsOptions::with_url(nats_url.to_owned()), &Role::Api, "test", &health).await.unwrap();
-    let store = open_store(&as_api_role(database_url));
+    let options = DatabaseOptions { database_url: Some(as_api_role(database_url)) };
+    let store = Store::new(&options, "test api", picket_api::DATABASE_CONNECTIONS).unwrap();
     let running = picket_api::start(config, bus, store, health.clone()).await.unwrap();
     (running.address, running.pipeline, health)
 }

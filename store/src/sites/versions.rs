@@ -1,7 +1,7 @@
 //! Reads and writes of single sites with their versions, for clients that change what they have
 //! read. Limited to the sites with certain tags, if the client is.
 
-use std::fmt;
+use std::{fmt, num::ParseIntError, str::FromStr};
 
 use picket_proto::{
     SiteId,
@@ -24,6 +24,22 @@ impl fmt::Display for SiteVersion {
     }
 }
 
+impl FromStr for SiteVersion {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        text.parse().map(Self)
+    }
+}
+
+impl TryFrom<String> for SiteVersion {
+    type Error = ParseIntError;
+
+    fn try_from(text: String) -> Result<Self, ParseIntError> {
+        text.parse()
+    }
+}
+
 /// A site with its version.
 #[derive(Clone, Debug)]
 pub struct VersionedSite {
@@ -38,7 +54,7 @@ impl FromRow<'_, PgRow> for VersionedSite {
         // The driver has no type for xid8; its text always parses.
         let version: String = row.try_get("version")?;
         let version = version.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-        Ok(Self { site: Site::from_row(row)?, version: SiteVersion(version) })
+        Ok(Self { site: Site::from_row(row)?, version })
     }
 }
 

@@ -170,8 +170,8 @@ async fn maintenance_opens_no_incident_until_its_end() {
         (listed[0].id, listed[0].tag.as_deref(), listed[0].from, listed[0].to),
         (id, Some("shop"), from, Some(to))
     );
-    assert!(maintenance::remove_window(&world.store, id).await.unwrap());
-    assert!(!maintenance::remove_window(&world.store, id).await.unwrap());
+    assert!(maintenance::remove_window(&world.store, id, None).await.unwrap());
+    assert!(!maintenance::remove_window(&world.store, id, None).await.unwrap());
     let refused = maintenance::add_window(&world.store, &MaintenanceTarget::Site(SiteId(-1)), from, Some(to))
         .await
         .unwrap_err();

@@ -1,31 +1,34 @@
 //! The whole definition of the sites, applied as `picket apply` does.
 
-use std::collections::{BTreeMap, HashMap};
+mod decode;
+
+use std::collections::HashMap;
 
 use axum::{Json, extract::State};
 use picket_proto::{
     RegionName, SiteId, ValidationError,
-    nested_object::HIDDEN_VALUE,
-    site::{IntervalRange, SiteIdentity},
+    site::{SiteIdentity, SiteSpec},
     site_plan::{DesiredSites, PruneScope, SitePlan},
-    suggestion::describe_known_names,
-    validation::sanitize_text,
 };
 use picket_store::{
     Error, regions,
     sites::{self, Site as StoredSite, SiteChanges, SiteVersion},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
-use super::WRITE_ATTEMPTS;
+use self::decode::{build_pointer_of_site, decode_definition, refuse_regions, require_own_tags};
 use crate::{
     access::{Access, Writer},
-    extract::{ApiJson, ApiQuery},
+    extract::{ApiQuery, JsonText, parse_json},
     problem::{Problem, ProblemKind},
     state::Api,
-    v1::site_body::{SiteFields, build_pointer, decode_site, require_tag},
+    v1::{
+        preconditions::WRITE_ATTEMPTS,
+        site_body::{SiteFields, build_pointer},
+        site_secrets::{has_hidden_values, keep_hidden_values},
+        tag_limit::check_tags,
+    },
 };
 
 #[derive(Deserialize, IntoParams)]
@@ -106,14 +109,16 @@ struct RemovedSite {
 
 /// Applies a whole definition, all of it or nothing: adds and changes sites, and with `prune` removes those that
 /// it does not name. Among the sites with the url, method, regex and not_regex of an entry, it is that with the
-/// same options and assertions, or else with the same name, or else the only one that is left.
+/// same options and assertions, or else with the same name, or else the only one that is left. The value `(hidden)` of
+/// a header or the body keeps that of the site.
 #[utoipa::path(
     put, path = "/sites", tag = "sites", security(("token" = ["write"])), params(DefinitionQuery),
     request_body(content = Definition, description = "At most 16 MiB"),
     responses(
         (status = OK, body = AppliedDefinition),
         (status = FORBIDDEN, body = Problem, content_type = "application/problem+json",
-            description = "The token is limited to tags of which a site has none, or the definition adds regions."),
+            description = "The token is limited to tags of which a site has none, a site gains or loses others, or the definition \
+                adds regions."),
         (status = CONFLICT, body = Problem, content_type = "application/problem+json",
             description = "Sites were changed at the same time, or one that the token may not see is in the way."),
         (status = UNPROCESSABLE_ENTITY, body = Problem, content_type = "application/problem+json",
@@ -124,12 +129,15 @@ pub(super) async fn apply_definition(
     Writer(access): Writer,
     State(api): State<Api>,
     ApiQuery(query): ApiQuery<DefinitionQuery>,
-    ApiJson(body): ApiJson<Value>,
+    JsonText(body): JsonText,
 ) -> Result<Json<AppliedDefinition>, Problem> {
-    let wanted = decode_definition(&body, api.settings.current().intervals)?;
-    for (position, spec) in wanted.sites.iter().enumerate() {
-        require_tag(&access, spec, &build_pointer_of_site(position))?;
-    }
+    let (intervals, sender) = (api.settings.current().intervals, access.clone());
+    let decode = move || {
+        let body = parse_json(&body)?;
+        require_own_tags(&sender, &body)?;
+        decode_definition(&body, intervals)
+    };
+    let wanted = api.validations.run_blocking(decode).await??;
     let mut attempts = 0..WRITE_ATTEMPTS;
     loop {
         let (plan, changes) = plan_changes(&api, &access, &wanted, query.prune).await?;
@@ -162,7 +170,13 @@ async fn plan_changes(
         there.iter().map(|found| (found.site.id, found.version)).collect();
     let stored: Vec<_> = there.iter().map(|found| StoredSite::to_stored(&found.site)).collect();
     let scope = if prune { PruneScope::All } else { PruneScope::None };
-    let plan = SitePlan::new(wanted, &known, &stored, scope);
+    let mut plan = SitePlan::new(wanted, &known, &stored, scope);
+    if wanted.sites.iter().any(has_hidden_values) {
+        let kept = keep_values_of_sites(wanted, &plan)?;
+        plan = SitePlan::new(&kept, &known, &stored, scope);
+        validate_changes(api, &plan).await?;
+    }
+    check_tags_of_plan(access, wanted, &plan)?;
     if !plan.regions.is_empty() {
         access.require_all_sites()?;
     }
@@ -174,6 +188,48 @@ async fn plan_changes(
     let touched = changes.updates.iter().map(|(id, _)| id).chain(&changes.deletes);
     changes.expected = touched.filter_map(|id| Some((*id, *versions.get(id)?))).collect();
     Ok((plan, changes))
+}
+
+/// The definition with the stored values in place of hidden ones.
+fn keep_values_of_sites(wanted: &DesiredSites, plan: &SitePlan) -> Result<DesiredSites, Problem> {
+    let stored: HashMap<SiteIdentity<'_>, &StoredSpec> =
+        plan.change.iter().map(|change| (SiteIdentity::of_spec(&change.spec), &change.before)).collect();
+    let mut kept = wanted.clone();
+    for (position, (spec, original)) in kept.sites.iter_mut().zip(&wanted.sites).enumerate() {
+        let before = stored.get(&SiteIdentity::of_spec(original)).and_then(|before| before.as_ref().ok());
+        keep_hidden_values(spec, before).map_err(|error| {
+            let pointer = build_pointer(&build_pointer_of_site(position), &error.field);
+            Problem::invalid_field(pointer, &error)
+        })?;
+    }
+    Ok(kept)
+}
+
+/// Validates changed sites once more, with the values that they keep.
+async fn validate_changes(api: &Api, plan: &SitePlan) -> Result<(), Problem> {
+    let specs: Vec<SiteSpec> = plan.change.iter().map(|change| change.spec.clone()).collect();
+    let intervals = api.settings.current().intervals;
+    let validate = move || specs.iter().try_for_each(|spec| spec.validate(intervals));
+    api.validations.run_blocking(validate).await?.map_err(|error| Problem::invalid_field("/sites", &error))
+}
+
+/// Checks the tags of added and changed sites against the limit of the sender.
+fn check_tags_of_plan(access: &Access, wanted: &DesiredSites, plan: &SitePlan) -> Result<(), Problem> {
+    if access.tag_limit().is_none() {
+        return Ok(());
+    }
+    let changed = plan.change.iter().map(|change| {
+        let stored = change.before.as_ref().map_or(&[][..], |before| before.tags.as_slice());
+        (&change.spec, stored)
+    });
+    for (spec, stored) in plan.add.iter().map(|spec| (spec, &[][..])).chain(changed) {
+        if check_tags(access, &spec.tags, stored, "").is_err() {
+            let identity = SiteIdentity::of_spec(spec);
+            let position = wanted.sites.iter().position(|site| SiteIdentity::of_spec(site) == identity);
+            check_tags(access, &spec.tags, stored, &build_pointer_of_site(position.unwrap_or_default()))?;
+        }
+    }
+    Ok(())
 }
 
 impl AppliedDefinition {
@@ -204,177 +260,5 @@ impl AppliedDefinition {
     }
 }
 
-/// Errors of single values, of which a response has a limited number.
-#[derive(Default)]
-struct Refusals {
-    errors: Vec<(String, String)>,
-    count: usize,
-}
-
-impl Refusals {
-    const MAX_LISTED: usize = 100;
-
-    fn add(&mut self, pointer: String, detail: impl ToString) {
-        self.count += 1;
-        if self.errors.len() < Self::MAX_LISTED {
-            self.errors.push((pointer, detail.to_string()));
-        }
-    }
-
-    fn into_result(self) -> Result<(), Problem> {
-        let detail = match (self.count, self.errors.first()) {
-            (0, _) | (_, None) => return Ok(()),
-            (1, Some((_, detail))) => detail.clone(),
-            (count, Some((pointer, detail))) => {
-                format!(
-                    "{count} values are not allowed, and nothing was changed; the first is {pointer}: {detail}"
-                )
-            }
-        };
-        let problem = Problem::new(ProblemKind::Invalid, detail);
-        Err(self
-            .errors
-            .into_iter()
-            .fold(problem, |problem, (pointer, detail)| problem.with_field_error(pointer, detail)))
-    }
-}
-
-/// Decodes and validates a whole definition, and names every error.
-fn decode_definition(body: &Value, intervals: IntervalRange) -> Result<DesiredSites, Problem> {
-    const FIELDS: [&str; 2] = ["regions", "sites"];
-    let mut refusals = Refusals::default();
-    let Value::Object(fields) = body else {
-        refusals.add(
-            String::new(),
-            "an object such as {\"sites\": [{\"url\": \"https://example.com\"}]} is needed",
-        );
-        refusals.into_result()?;
-        return Ok(DesiredSites::default());
-    };
-    for name in fields.keys().filter(|name| !FIELDS.contains(&name.as_str())) {
-        let shown = sanitize_text(name, 64);
-        let error = ValidationError::new(&shown, HIDDEN_VALUE, describe_known_names(name, &FIELDS));
-        refusals.add(format!("/{shown}"), error);
-    }
-    let mut wanted = DesiredSites::default();
-    match fields.get("regions") {
-        None | Some(Value::Null) => {}
-        Some(Value::Array(names)) => {
-            for (position, name) in names.iter().enumerate() {
-                let pointer = format!("/regions/{position}");
-                match name.as_str().map(str::parse::<RegionName>) {
-                    Some(Ok(region)) => wanted.regions.push(region),
-                    Some(Err(error)) => refusals.add(pointer, error),
-                    None => refusals.add(pointer, "a text is needed here"),
-                }
-            }
-        }
-        Some(_) => refusals.add("/regions".to_owned(), "a list of names is needed here"),
-    }
-    // An absent list is an error and not the wish for no sites, which prune would remove.
-    match fields.get("sites") {
-        Some(Value::Array(entries)) => decode_sites(entries, intervals, &mut wanted, &mut refusals),
-        _ => refusals.add("/sites".to_owned(), "a list of sites is needed here"),
-    }
-    refusals.into_result()?;
-    Ok(wanted)
-}
-
-fn decode_sites(
-    entries: &[Value],
-    intervals: IntervalRange,
-    wanted: &mut DesiredSites,
-    refusals: &mut Refusals,
-) {
-    let mut positions = Vec::new();
-    for (position, entry) in entries.iter().enumerate() {
-        match decode_site(entry, intervals) {
-            Ok(spec) => {
-                wanted.sites.push(spec);
-                positions.push(position);
-            }
-            Err(error) => {
-                let pointer = build_pointer_of_site(position);
-                refusals.add(build_pointer(&pointer, &error.field), &error);
-            }
-        }
-    }
-    let mut first_positions = HashMap::new();
-    for (spec, position) in wanted.sites.iter().zip(positions) {
-        let first = *first_positions.entry(SiteIdentity::of_spec(spec)).or_insert(position);
-        if first != position {
-            let first = build_pointer_of_site(first);
-            let detail = format!("the same url, method, regex, not_regex, options and assertions as {first}");
-            refusals.add(build_pointer_of_site(position), detail);
-        }
-    }
-}
-
-/// JSON Pointer to a site of the definition.
-fn build_pointer_of_site(position: usize) -> String {
-    format!("/sites/{position}")
-}
-
-/// The problem of sites that name unknown regions.
-fn refuse_regions(wanted: &DesiredSites, unknown: &[String], known: &[String]) -> Problem {
-    let known = if known.is_empty() { "none yet".to_owned() } else { known.join(", ") };
-    let detail = format!(
-        "regions: '{}' is not allowed; allowed: {known}, or a region under 'regions' of the definition",
-        unknown.join(", ")
-    );
-    let mut places = BTreeMap::new();
-    for (site, spec) in wanted.sites.iter().enumerate() {
-        for (position, region) in
-            spec.regions.iter().enumerate().filter(|(_, region)| unknown.contains(region))
-        {
-            places.insert((site, position), region);
-        }
-    }
-    let problem = Problem::new(ProblemKind::Invalid, detail);
-    places.into_iter().take(Refusals::MAX_LISTED).fold(problem, |problem, ((site, position), region)| {
-        let pointer = format!("{}/regions/{position}", build_pointer_of_site(site));
-        problem.with_field_error(pointer, ValidationError::new("regions", region, known.clone()).to_string())
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn every_error_of_a_definition_is_named_by_its_pointer() {
-        let body = json!({
-            "regions": ["EU"], "sitess": [],
-            "sites": [
-                {"url": "ftp://a.example/"}, {"url": "https://b.example/", "interval": "2s"}, {"url": "https://c.example/"},
-                {"url": "https://c.example/"}, {"url": "https://d.example/", "assertions": {"json": [{"path": "x", "exists": true}]}},
-            ],
-        });
-
-        let problem = decode_definition(&body, IntervalRange::default()).unwrap_err();
-
-        let problem = serde_json::to_value(problem).unwrap();
-        let errors = problem["errors"].as_array().unwrap();
-        let pointers: Vec<&str> = errors.iter().map(|error| error["pointer"].as_str().unwrap()).collect();
-        let expected = [
-            "/sitess",
-            "/regions/0",
-            "/sites/0/url",
-            "/sites/1/interval_seconds",
-            "/sites/4/assertions/json/0/path",
-            // Sites are compared after each has been read.
-            "/sites/3",
-        ];
-        assert_eq!(pointers, expected, "{problem:#}");
-    }
-
-    #[test]
-    fn a_definition_without_a_list_of_sites_does_not_mean_no_sites() {
-        for body in [json!({}), json!({"sites": null}), json!([]), json!({"sites": {}})] {
-            assert!(decode_definition(&body, IntervalRange::default()).is_err(), "{body}");
-        }
-        assert!(decode_definition(&json!({"sites": []}), IntervalRange::default()).unwrap().sites.is_empty());
-    }
-}
+/// A stored definition, or the reason why it cannot be read.
+type StoredSpec = Result<SiteSpec, ValidationError>;

@@ -1,0 +1,112 @@
+//! Tags of a site that a sender writes who is limited to tags.
+
+use std::collections::BTreeSet;
+
+use picket_proto::ValidationError;
+
+use crate::{
+    access::Access,
+    problem::{Problem, ProblemKind},
+};
+
+/// Checks the tags of a site that had those in `stored`. It must have a tag of the sender's limit, or it would leave
+/// the limit. Its other tags must stay as they are: another sender, and the reports about another tag, would gain or
+/// lose the site.
+///
+/// # Errors
+/// If the tags are not allowed; `pointer` leads to the site in the body.
+pub(crate) fn check_tags(
+    access: &Access,
+    tags: &[String],
+    stored: &[String],
+    pointer: &str,
+) -> Result<(), Problem> {
+    let Some(limit) = access.tag_limit() else { return Ok(()) };
+    require_own_tag(access, tags, pointer)?;
+    let select_foreign =
+        |tags: &'_ [String]| tags.iter().filter(|tag| !limit.contains(tag)).cloned().collect();
+    let (wanted, present): (BTreeSet<String>, BTreeSet<String>) =
+        (select_foreign(tags), select_foreign(stored));
+    let own = limit.join(", ");
+    if let Some(added) = wanted.difference(&present).next() {
+        return Err(refuse_tags(added, &format!("{own}, to which the token is limited"), pointer));
+    }
+    match present.difference(&wanted).next() {
+        Some(removed) => {
+            let allowed = format!("{removed} as well, which the token, limited to {own}, may not remove");
+            Err(refuse_tags(&tags.join(","), &allowed, pointer))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Requires one of the tags to which the sender is limited.
+///
+/// # Errors
+/// If `tags` have none of them; `pointer` leads to the site in the body.
+pub(super) fn require_own_tag(access: &Access, tags: &[String], pointer: &str) -> Result<(), Problem> {
+    if access.covers_tags(tags) {
+        return Ok(());
+    }
+    let limit = access.tag_limit().unwrap_or_default().join(", ");
+    let allowed = format!("at least one of {limit}, to which the token is limited");
+    Err(refuse_tags(&tags.join(","), &allowed, pointer))
+}
+
+fn refuse_tags(value: &str, allowed: &str, pointer: &str) -> Problem {
+    let error = ValidationError::new("tags", value, allowed);
+    Problem::new(ProblemKind::Forbidden, error.to_string())
+        .with_field_error(format!("{pointer}/tags"), error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use picket_store::{api_tokens::Scope, sessions::SessionIdentity};
+
+    use super::*;
+
+    fn limited(tags: Option<&[&str]>) -> Access {
+        Access::of_session(SessionIdentity {
+            name: "test".to_owned(),
+            scopes: vec![Scope::Write],
+            tags: tags.map(list),
+            token_id: None,
+        })
+    }
+
+    fn list(tags: &[&str]) -> Vec<String> {
+        tags.iter().map(|tag| (*tag).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_limited_sender_changes_only_its_own_tags() {
+        let access = limited(Some(&["shop", "blog"]));
+        for (tags, stored, refusal) in [
+            (&["shop"][..], &[][..], None),
+            (&["blog"], &["shop"], None),
+            (&["shop", "premium"], &["shop", "premium"], None),
+            (&["premium", "blog"], &["shop", "premium"], None),
+            (&[], &["shop"], Some("at least one of shop, blog")),
+            (&["premium"], &["shop", "premium"], Some("at least one of shop, blog")),
+            (&["shop", "other"], &[], Some("'other' is not allowed; allowed: shop, blog")),
+            (&["shop", "other"], &["shop", "premium"], Some("'other' is not allowed")),
+            (&["shop"], &["shop", "premium"], Some("premium as well")),
+        ] {
+            let checked = check_tags(&access, &list(tags), &list(stored), "/sites/3");
+            match refusal {
+                None => checked.unwrap(),
+                Some(text) => {
+                    let problem = checked.unwrap_err();
+                    assert!(problem.detail().contains(text), "{tags:?} {stored:?}: {}", problem.detail());
+                    let problem = serde_json::to_value(problem).unwrap();
+                    assert_eq!(problem["errors"][0]["pointer"], "/sites/3/tags");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_sender_without_a_limit_changes_all_tags() {
+        check_tags(&limited(None), &list(&["a"]), &list(&["b"]), "").unwrap();
+    }
+}
