@@ -24,16 +24,14 @@ async function refreshParts(parts) {
   }
 }
 
+// The marks themselves may change: a page that waits for its first answers is fetched more often.
 function keepCurrent() {
   const parts = [...document.querySelectorAll("[data-refresh]")];
   if (parts.length === 0) return;
   const seconds = Math.max(2, Math.min(...parts.map((part) => Number(part.dataset.refresh) || 30)));
-  let isDue = true;
-  setInterval(async () => {
-    if (document.hidden || !isDue) return;
-    isDue = false;
-    await refreshParts(parts).catch(() => {});
-    isDue = true;
+  setTimeout(async () => {
+    if (!document.hidden) await refreshParts(parts).catch(() => {});
+    keepCurrent();
   }, seconds * 1000);
 }
 

@@ -176,6 +176,9 @@ pub async fn read_accounted_through(store: &Store) -> Result<(Timestamp, Option<
     Ok((now.into(), through.map(Timestamp::from)))
 }
 
+/// Length of the span whose ledger is shown unless another one is chosen.
+pub const DEFAULT_SPAN: Duration = Duration::from_secs(3_600);
+
 /// End of the newest span whose ledger is expected to be closed, by the progress that
 /// [`read_accounted_through`] returns. Ticks older than five minutes count even if their ledger is
 /// still open, so that a stuck ledger shows up as unaccounted ticks.
@@ -198,7 +201,8 @@ pub fn sum_rows(rows: &[LedgerRow]) -> LedgerRow {
     })
 }
 
-/// Reads the ledger of a span, summed by region over the sites with one of the `tags`.
+/// Reads the ledger of a span, summed by region over the sites of a filter. The cost rises with the ticks of all
+/// sites, unless the filter names a site and no tags.
 ///
 /// # Errors
 /// If the database cannot be reached in time.
@@ -208,6 +212,15 @@ pub async fn list_by_region(
     to: Timestamp,
     filter: LedgerFilter<'_>,
 ) -> Result<Vec<LedgerRow>, Error> {
+    if let LedgerFilter { site: Some(site), tags: None } = filter {
+        let query = sqlx::query_as(include_str!("ledger/of_site.sql"))
+            .bind(DbTimestamp(from))
+            .bind(DbTimestamp(to))
+            .bind(site.0);
+        return store
+            .with_timeout(LEDGER_TIMEOUT, "read the ledger of the site", query.fetch_all(&store.pool))
+            .await;
+    }
     let sql = format!(
         "SELECT NULL::bigint AS site_id, region, sum(expected)::bigint AS expected, sum(up)::bigint AS up,
                 sum(down)::bigint AS down, sum(missed)::bigint AS missed, sum(gap)::bigint AS gap,

@@ -23,6 +23,7 @@ use super::WRITE_ATTEMPTS;
 use crate::{
     access::{Access, Writer},
     extract::{ApiJson, ApiQuery},
+    first_checks::request_first_checks,
     problem::{Problem, ProblemKind},
     state::Api,
     v1::site_body::{SiteFields, build_pointer, decode_site, require_tag},
@@ -107,6 +108,8 @@ struct RemovedSite {
 /// Applies a whole definition, all of it or nothing: adds and changes sites, and with `prune` removes those that
 /// it does not name. Among the sites with the url, method, regex and not_regex of an entry, it is that with the
 /// same options and assertions, or else with the same name, or else the only one that is left.
+///
+/// Up to 20 added sites are checked at once, beside their schedules; the others wait for their first tick.
 #[utoipa::path(
     put, path = "/sites", tag = "sites", security(("token" = ["write"])), params(DefinitionQuery),
     request_body(content = Definition, description = "At most 16 MiB"),
@@ -143,7 +146,11 @@ pub(super) async fn apply_definition(
                 let detail = "other clients keep changing these sites; nothing was changed";
                 return Err(Problem::new(ProblemKind::Conflict, detail));
             }
-            added => return Ok(Json(AppliedDefinition::new(plan, Some(added?)))),
+            added => {
+                let added = added?;
+                request_first_checks(&api, added.iter().copied().zip(&plan.add));
+                return Ok(Json(AppliedDefinition::new(plan, Some(added))));
+            }
         }
     }
 }
