@@ -36,7 +36,7 @@ INTERVAL = "10s"
 EVENT_TIMEOUT = 240
 WIDTH = 1280
 # Taller pages are cut, where a part of them ends: a reader of the README sees their beginning.
-MAX_HEIGHTS = {"overview": 900, "site": 1205, "check": 1000, "incident": 900}
+MAX_HEIGHTS = {"overview": 900, "site": 1192, "check": 1000, "incident": 900}
 MAX_BYTES = 600_000
 
 

@@ -14,8 +14,6 @@ LIGHT, _, _, WITHOUT_JAVASCRIPT, _ = page_checks.CONTEXTS
 BOTH = pytest.mark.parametrize("context", [LIGHT, WITHOUT_JAVASCRIPT], ids=str)
 # Of a result that a region owes within its interval.
 ARRIVAL_TIMEOUT = 30_000
-# Of the answers to the first check of a new site, whatever its interval: seconds, on a machine under load.
-FIRST_CHECK_TIMEOUT = 15_000
 
 
 def follow(page, name):
@@ -23,17 +21,17 @@ def follow(page, name):
     page.get_by_role("navigation", name="Pages", exact=True).get_by_role("link", name=name, exact=True).click()
 
 
-def wait_for(page, context, locator, limit=ARRIVAL_TIMEOUT):
+def wait_for(page, context, locator):
     """Waits for an element that comes by itself, or without JavaScript with a new request."""
     if context.has_javascript:
-        expect(locator).to_be_visible(timeout=limit)
+        expect(locator).to_be_visible(timeout=ARRIVAL_TIMEOUT)
         return
 
     def is_there():
         page.reload()
         return locator.is_visible()
 
-    systems.eventually(limit / 1000, str(locator), is_there)
+    systems.eventually(ARRIVAL_TIMEOUT / 1000, str(locator), is_there)
 
 
 def add_site(system, name):
@@ -102,7 +100,7 @@ def test_the_first_check_of_an_added_site_arrives_long_before_its_first_tick(sys
     answers = page.get_by_role("region", name="First checks").get_by_role("row")
     for region in [*systems.REGIONS, systems.SLOW_REGION]:
         answer = answers.filter(has=page.get_by_role("rowheader", name=region))
-        wait_for(page, context, answer.get_by_text("up", exact=True), FIRST_CHECK_TIMEOUT)
+        wait_for(page, context, answer.get_by_text("up", exact=True))
     # They are no ticks: nothing is in the history of the site.
     [[count]] = system.query(f"SELECT count(*) FROM report.checks JOIN report.sites USING (site_id) WHERE sites.site = '{name}'")
     assert count == "0"
@@ -211,7 +209,14 @@ def test_the_slow_region_has_the_longest_time_on_the_page_of_the_site(system, op
         page_checks.open_page(page, f"{system.url}/sites/{site}")
 
         rows = page.get_by_role("group", name="Newest check of each region").get_by_role("row")
-        times = {region: read_milliseconds(rows.filter(has=page.get_by_role("rowheader", name=region))) for region in regions}
+
+        def read_times():
+            page.reload()
+            times = {region: read_milliseconds(rows.filter(has=page.get_by_role("rowheader", name=region))) for region in regions}
+            return times if all(times.values()) else None
+
+        # The newest check of a region may be one that a busy machine missed.
+        times = systems.eventually(ARRIVAL_TIMEOUT / 1000, "time of each region", read_times)
     finally:
         system.command_website("slow 0")
 
@@ -219,8 +224,11 @@ def test_the_slow_region_has_the_longest_time_on_the_page_of_the_site(system, op
 
 
 def read_milliseconds(row):
-    """The column "Took" of a row of regions."""
-    number, unit = re.search(r"([\d.,]+)\s*(µs|ms|s)\b", row.get_by_role("cell").nth(3).inner_text()).groups()
+    """The column "Took" of a row of regions; None without a time."""
+    found = re.search(r"([\d.,]+)\s*(µs|ms|s)\b", row.get_by_role("cell").nth(3).inner_text())
+    if not found:
+        return None
+    number, unit = found.groups()
     return float(number.replace(",", "")) * {"µs": 0.001, "ms": 1, "s": 1000}[unit]
 
 

@@ -27,8 +27,9 @@ impl MomentBar {
         format!("{}?at={}", self.path, format_second(at))
     }
 
+    /// Exact, so that it shows what the page does.
     fn permalink(&self) -> String {
-        self.address(self.at.unwrap_or(self.now))
+        format!("{}?at={}", self.path, self.at.unwrap_or(self.now))
     }
 
     fn earlier(&self) -> Option<String> {
@@ -140,7 +141,7 @@ mod tests {
         let present = MomentBar { at: None, ..bar };
         assert_eq!(
             (present.earlier(), present.permalink().as_str()),
-            (None, "/sites/7?at=2026-11-20T12:00:00Z")
+            (None, "/sites/7?at=2026-11-20T12:00:00.000000Z")
         );
     }
 }
