@@ -178,6 +178,14 @@ record-session: tools _picket
     python3 -m pip install --quiet --require-hashes --no-deps --upgrade --target "$packages" --requirement tools/session-requirements.txt
     PYTHONPATH=$packages python3 tools/record-session "$CARGO_TARGET_DIR/release/picket"
 
+# Takes the screenshots of the README: `picket demo`, sites, a failure, a browser (minutes)
+record-screens: tools
+    #!/bin/sh
+    set -eu
+    cargo build --workspace --bins
+    packages=$(tools/install-packages "$PICKET_TOOLS_DIR" web tests/web/requirements.txt)
+    PYTHONPATH=$packages:tests/web PYTHONDONTWRITEBYTECODE=1 exec python3 tests/web/record_screens.py
+
 # Builds everything with the oldest Rust that Cargo.toml promises, which rustup must have
 msrv:
     #!/bin/sh

@@ -1,29 +1,15 @@
-// Answers of "check from everywhere" as they arrive. Without this module the form posts and the page shows all answers
-// at once, with their waterfalls.
+// Answers of "check from everywhere" as they arrive, each the same part of the page that a reader without this module
+// gets with all others at once.
 
 const form = document.getElementById("check-form");
-const rows = document.getElementById("check-rows");
+const answers = document.getElementById("answers");
 const state = document.getElementById("check-state");
 
-function addAnswer(answer) {
-  const result = answer.result;
-  const outcome = result?.outcome ?? answer.state.replaceAll("_", " ");
-  const total = result?.timing?.total_us;
-  const cells = [
-    answer.region, outcome, total == null ? "–" : `${(total / 1000).toFixed(1)} ms`, result?.http_status ?? "–",
-    answer.message ?? result?.message ?? result?.cause ?? "",
-  ];
-  const row = document.createElement("tr");
-  for (const [n, text] of cells.entries()) {
-    const cell = document.createElement(n === 0 ? "th" : "td");
-    cell.textContent = text;
-    if (n === 0) cell.scope = "row";
-    if (n === 1) cell.className = `status ${outcome}`;
-    if (n === 2 || n === 3) cell.className = "number";
-    row.append(cell);
-  }
-  rows.append(row);
-  rows.closest("section").hidden = false;
+// Answers stand in the order of their regions, as on the page that is rendered at once.
+function addAnswer(html) {
+  const answer = new DOMParser().parseFromString(html, "text/html").body.firstElementChild;
+  const next = [...answers.children].find((other) => other.id > answer.id);
+  answers.insertBefore(document.adoptNode(answer), next ?? null);
 }
 
 async function readEvents(body, handle) {
@@ -45,23 +31,22 @@ async function readEvents(body, handle) {
 
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
-  const data = new FormData(form);
-  const region = data.get("region");
-  rows.replaceChildren();
+  answers.replaceChildren();
   state.textContent = "Checking";
   try {
-    const response = await fetch("/api/v1/checks", {
+    const response = await fetch(form.action, {
       method: "POST",
-      headers: { "content-type": "application/json", accept: "text/event-stream" },
-      body: JSON.stringify({ url: data.get("url").trim(), ...(region ? { regions: [region] } : {}) }),
+      headers: { accept: "text/event-stream" },
+      body: new URLSearchParams(new FormData(form)),
     });
     if (!response.ok) {
-      state.textContent = (await response.json()).detail;
+      const page = new DOMParser().parseFromString(await response.text(), "text/html");
+      state.textContent = page.querySelector("main .panel p")?.textContent ?? "The check was refused";
       return;
     }
-    await readEvents(response.body, (name, answer) => {
-      if (name === "reply") addAnswer(answer);
-      if (name === "end") state.textContent = answer.error ?? `${answer.regions} regions asked`;
+    await readEvents(response.body, (name, data) => {
+      if (name === "reply") addAnswer(data);
+      if (name === "end") state.textContent = data;
     });
   } catch {
     form.submit();

@@ -38,23 +38,23 @@ async function refreshParts(parts) {
   }
 }
 
+// The marks themselves may change: a page that waits for its first answers is fetched more often.
 function keepCurrent() {
   const parts = [...document.querySelectorAll("[data-refresh]")];
   if (parts.length === 0) return;
   const seconds = Math.max(2, Math.min(...parts.map((part) => Number(part.dataset.refresh) || 30)));
-  let isDue = true;
-  setInterval(async () => {
-    if (document.hidden || !isDue) return;
-    isDue = false;
-    const startedAt = new Date();
-    try {
-      await refreshParts(parts);
-      freshAt = startedAt;
-      showStaleness();
-    } catch (error) {
-      showStaleness(error.name === "Error" ? error.message : "the server cannot be reached");
+  setTimeout(async () => {
+    if (!document.hidden) {
+      const startedAt = new Date();
+      try {
+        await refreshParts(parts);
+        freshAt = startedAt;
+        showStaleness();
+      } catch (error) {
+        showStaleness(error.name === "Error" ? error.message : "the server cannot be reached");
+      }
     }
-    isDue = true;
+    keepCurrent();
   }, seconds * 1000);
 }
 

@@ -58,6 +58,14 @@ impl Span {
     }
 }
 
+/// A moment at which something was changed that a chart over time may show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EditMark {
+    pub(crate) at: Timestamp,
+    /// Number in the list of edits beside the chart.
+    pub(crate) number: usize,
+}
+
 /// A value of a column of a chart over time.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Observed<T> {

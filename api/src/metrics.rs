@@ -25,6 +25,7 @@ pub(crate) struct Metrics {
     pub(crate) connections: Gauge<i64, AtomicI64>,
     pub(crate) live: LiveMetrics,
     refusals: Family<RefusalLabels, Counter<u64, AtomicU64>>,
+    first_checks: Family<FirstCheckLabels, Counter<u64, AtomicU64>>,
 }
 
 /// Labels of answered requests.
@@ -39,6 +40,35 @@ pub(crate) struct RequestLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RefusalLabels {
     reason: Refusal,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FirstCheckLabels {
+    outcome: FirstCheckOutcome,
+}
+
+/// What became of the first check of a new site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum FirstCheckOutcome {
+    Requested,
+    /// Left out, because many others run.
+    TooMany,
+    /// Left out, because NATS is away.
+    BusAway,
+}
+
+impl FirstCheckOutcome {
+    const ALL_OUTCOMES: [Self; 3] = [Self::Requested, Self::TooMany, Self::BusAway];
+}
+
+impl EncodeLabelValue for FirstCheckOutcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder) -> Result<(), std::fmt::Error> {
+        encoder.write_str(match self {
+            Self::Requested => "requested",
+            Self::TooMany => "too_many",
+            Self::BusAway => "bus_away",
+        })
+    }
 }
 
 /// Reasons to refuse what a limit forbids.
@@ -121,7 +151,13 @@ impl Metrics {
             live: LiveMetrics::register(registry),
             refusals: registry
                 .add_metric("refusals", "Connections, requests and credentials that were refused, by reason"),
+            first_checks: registry
+                .add_metric("first_checks", "New sites, by whether their first check was requested at once"),
         }
+    }
+
+    pub(crate) fn count_first_check(&self, outcome: FirstCheckOutcome) {
+        self.first_checks.get_or_create(&FirstCheckLabels { outcome }).inc();
     }
 
     pub(crate) fn count_refusal(&self, reason: Refusal) {
@@ -137,5 +173,8 @@ pub fn describe_metrics(health: &Health, placeholder: &str) {
     let _ = metrics.requests.get_or_create(&labels);
     for reason in Refusal::ALL_REASONS {
         let _ = metrics.refusals.get_or_create(&RefusalLabels { reason });
+    }
+    for outcome in FirstCheckOutcome::ALL_OUTCOMES {
+        let _ = metrics.first_checks.get_or_create(&FirstCheckLabels { outcome });
     }
 }

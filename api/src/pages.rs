@@ -5,6 +5,7 @@
 
 mod check;
 mod check_now;
+mod first_answers;
 mod fleet;
 mod frame;
 mod incident;
@@ -14,16 +15,23 @@ mod ledger;
 mod list_page;
 mod live;
 mod maintenance;
+mod moment;
 mod overview;
+mod overview_at;
 mod page_error;
 mod parts;
 mod report_filter;
 mod reports;
 mod settings;
 mod site;
+mod site_at;
+mod site_certificate;
 mod site_data;
+mod site_edits;
 mod site_forms;
 mod site_history;
+mod site_regions;
+mod site_sums;
 mod sites;
 mod theme;
 mod tokens;
@@ -58,7 +66,7 @@ use crate::{
 /// Routes of all pages and of their files. `documents` are further routes whose responses are for people.
 pub(crate) fn build_routes(documents: Router<Api>) -> Router<Api> {
     documents
-        .route("/", get(overview::show_overview))
+        .route("/", get(overview_at::show_overview))
         .route("/check", get(check_now::show_form).post(check_now::check_now))
         .route("/checks/{site}/{region}/{due}", get(check::show_check))
         .route("/incidents", get(incidents::show_incidents))

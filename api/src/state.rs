@@ -49,6 +49,8 @@ pub(crate) struct ApiState {
     /// Permits of probes for Prometheus.
     pub(crate) probe_permits: Semaphore,
     pub(crate) site_metrics: SiteMetrics,
+    /// Permits of the first checks of new sites.
+    pub(crate) first_checks: Arc<Semaphore>,
 }
 
 impl Api {
@@ -63,6 +65,8 @@ impl Api {
     ) -> Self {
         /// Maximum number of concurrent probes for Prometheus.
         const MAX_PROBES: usize = 200;
+        /// Maximum sites whose first checks run at once.
+        const MAX_FIRST_CHECKS: usize = 20;
         let (authenticator, limits) = (Authenticator::new(store.clone()), RateLimits::new(&metrics));
         let stopping = CancellationToken::new();
         let (live_metrics, ending) = (metrics.live.clone(), stopping.clone());
@@ -85,6 +89,7 @@ impl Api {
             reports,
             probe_permits: Semaphore::new(MAX_PROBES),
             site_metrics: SiteMetrics::default(),
+            first_checks: Arc::new(Semaphore::new(MAX_FIRST_CHECKS)),
         }))
     }
 }

@@ -1,6 +1,6 @@
 //! Certificates that sites present.
 
-use picket_proto::Timestamp;
+use picket_proto::{SiteId, Timestamp};
 use serde::Serialize;
 use sqlx::FromRow;
 
@@ -46,4 +46,55 @@ pub async fn list_certificates(
         query.fetch_all(&mut *transaction).await
     };
     store.read_for_page("list certificates", read).await
+}
+
+/// The certificate that a region received from a site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, FromRow)]
+pub struct SiteCertificate {
+    /// Name of the region.
+    pub region: String,
+    /// End of the certificate.
+    pub expires_at: DbTimestamp,
+    /// Due time of the newest check that received it.
+    pub seen_at: DbTimestamp,
+}
+
+/// Lists the newest certificate that each region received from a site, by region.
+///
+/// # Errors
+/// If the database cannot be reached in time.
+pub async fn list_site_certificates(store: &Store, site: SiteId) -> Result<Vec<SiteCertificate>, Error> {
+    let read = async {
+        let mut transaction = store.begin_page_read().await?;
+        // Rows that are not rolled up yet are found by the quarters of an hour since.
+        sqlx::query_as(
+            "SELECT * FROM (
+                 SELECT DISTINCT ON (seen.region_id) region.name AS region, seen.expires_at, seen.seen_at
+                 FROM (
+                     SELECT region_id, expires_at, seen_at FROM picket.certificates WHERE site_id = $1
+                     UNION ALL
+                     SELECT newest.region_id, newest.tls_expires_at, newest.scheduled_at
+                     FROM picket.rollup_state AS state
+                     CROSS JOIN generate_series(date_bin('15 minutes', greatest(state.rolled_through, now() - interval '3 hours'),
+                                                         timestamptz '2000-01-01 00:00Z'),
+                                                now(), interval '15 minutes') AS quarter
+                     CROSS JOIN LATERAL (
+                         SELECT result.region_id, result.tls_expires_at, result.scheduled_at
+                         FROM picket.check_results AS result
+                         WHERE date_bin('15 minutes', result.scheduled_at, timestamptz '2000-01-01 00:00Z') = quarter
+                           AND result.scheduled_at >= quarter AND result.scheduled_at < quarter + interval '15 minutes'
+                           AND result.site_id = $1 AND result.kind = 'scheduled' AND result.tls_expires_at IS NOT NULL
+                         OFFSET 0
+                     ) AS newest
+                 ) AS seen
+                 JOIN picket.regions AS region ON region.id = seen.region_id
+                 WHERE isfinite(seen.expires_at)
+                 ORDER BY seen.region_id, seen.seen_at DESC
+             ) AS certificate ORDER BY region",
+        )
+        .bind(site.0)
+        .fetch_all(&mut *transaction)
+        .await
+    };
+    store.read_for_page("list certificates of the site", read).await
 }

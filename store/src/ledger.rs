@@ -198,6 +198,9 @@ pub async fn read_accounted_through(store: &Store) -> Result<(Timestamp, Option<
     Ok((now.into(), through.map(Timestamp::from)))
 }
 
+/// Length of the span whose ledger is shown unless another one is chosen.
+pub const DEFAULT_SPAN: Duration = Duration::from_secs(3_600);
+
 /// End of the newest span whose ledger is expected to be closed, by the progress that
 /// [`read_accounted_through`] returns. Ticks older than five minutes count even if their ledger is
 /// still open, so that a stuck ledger shows up as unaccounted ticks.
@@ -220,7 +223,8 @@ pub fn sum_rows(rows: &[LedgerRow]) -> LedgerRow {
     })
 }
 
-/// Reads the ledger of a span, summed by region over the sites with one of the `tags`.
+/// Reads the ledger of a span, summed by region over the sites of a filter. The cost rises with the ticks of all
+/// sites, unless the filter names a site and no tags.
 ///
 /// # Errors
 /// If the database cannot be reached in time.

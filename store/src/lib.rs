@@ -20,6 +20,7 @@ pub mod leases;
 pub mod ledger;
 pub mod live_feed;
 pub mod maintenance;
+pub mod moments;
 pub mod options;
 pub mod outbox;
 pub mod partitions;

@@ -101,11 +101,15 @@ pub async fn list_site_status(store: &Store) -> Result<Vec<SiteStatus>, Error> {
         .await
 }
 
-/// Lists the schedules of a site in force.
+/// Lists the schedules of a site that are in force, or were at a past time.
 ///
 /// # Errors
 /// If the database cannot be reached in time.
-pub async fn list_schedules(store: &Store, site: SiteId) -> Result<Vec<RegionSchedule>, Error> {
+pub async fn list_schedules(
+    store: &Store,
+    site: SiteId,
+    at: Option<Timestamp>,
+) -> Result<Vec<RegionSchedule>, Error> {
     let rows: Vec<(String, i64, DbTimestamp)> = store
         .with_timeout(
             STATUS_TIMEOUT,
@@ -113,9 +117,13 @@ pub async fn list_schedules(store: &Store, site: SiteId) -> Result<Vec<RegionSch
             sqlx::query_as(
                 "SELECT region.name, schedule.interval_ms::bigint, schedule.valid_from
                  FROM picket.schedules AS schedule JOIN picket.regions AS region ON region.id = schedule.region_id
-                 WHERE schedule.site_id = $1 AND schedule.valid_to IS NULL ORDER BY region.name",
+                 WHERE schedule.site_id = $1
+                   AND CASE WHEN $2::timestamptz IS NULL THEN schedule.valid_to IS NULL
+                            ELSE schedule.valid_from <= $2 AND (schedule.valid_to IS NULL OR schedule.valid_to > $2) END
+                 ORDER BY region.name",
             )
             .bind(site.0)
+            .bind(at.map(DbTimestamp))
             .fetch_all(&store.pool),
         )
         .await?;
@@ -131,7 +139,8 @@ pub async fn list_schedules(store: &Store, site: SiteId) -> Result<Vec<RegionSch
 
 type RecentCheckRow = (DbTimestamp, String, String, Option<String>, Option<String>, Option<i16>, Option<f64>);
 
-/// Lists the newest results of a site, the newest first, up to `max_per_region` for each region.
+/// Lists the newest results of a site, the newest first, up to `max_per_region` for each region: those of now, or
+/// those that were the newest at a past time.
 ///
 /// # Errors
 /// If the database cannot be reached in time.
@@ -139,6 +148,7 @@ pub async fn list_recent_checks(
     store: &Store,
     site: SiteId,
     max_per_region: i64,
+    at: Option<Timestamp>,
 ) -> Result<Vec<RecentCheck>, Error> {
     let rows: Vec<RecentCheckRow> = store
         .with_timeout(
@@ -147,6 +157,7 @@ pub async fn list_recent_checks(
             sqlx::query_as(include_str!("site_status/last_checks.sql"))
                 .bind(site.0)
                 .bind(max_per_region)
+                .bind(at.map(DbTimestamp))
                 .fetch_all(&store.pool),
         )
         .await?;

@@ -11,9 +11,11 @@ INCIDENT_TIMEOUT = 60
 
 PAGES = {
     "overview": "/",
+    "past-overview": "/?at={down_at}",
     "sites": "/sites",
     "new-site": "/sites/new",
     "site": "/sites/{site}",
+    "past-site": "/sites/{site}?at={down_at}",
     "check": "/checks/{site}/{region}/{up_at}",
     "failed-check": "/checks/{site}/{region}/{down_at}",
     "incidents": "/incidents",

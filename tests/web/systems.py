@@ -168,12 +168,12 @@ class System:
 
 
 @contextlib.contextmanager
-def start_system(has_probers=True):
-    """A running system in a directory of its own, which is removed at the end."""
+def start_system(kind=System, has_probers=True):
+    """A running system of a kind in a directory of its own, which is removed at the end."""
     directory = pathlib.Path(tempfile.mkdtemp(prefix="picket-web."))
     # Postgres runs as another user when root starts it.
     directory.chmod(0o755)
-    system = System(directory, has_probers)
+    system = kind(directory, has_probers)
     try:
         system.start()
         yield system

@@ -3,7 +3,7 @@
 use picket_proto::Timestamp;
 
 use super::{
-    Span,
+    EditMark, Span,
     scale::AxisMark,
     svg_writer::{PathData, Px, SvgWriter},
 };
@@ -100,6 +100,26 @@ impl ChartFrame {
         if !path.is_empty() {
             self.writer
                 .add_element("path", &[("class", &"missed"), ("fill", &"url(#hatch-missed)"), ("d", &path)]);
+        }
+    }
+
+    /// Marks edits by lines with the numbers that the list beside the chart explains.
+    pub(super) fn mark_edits(&mut self, edits: &[EditMark]) {
+        const RADIUS: f64 = 7.0;
+        let span = self.span;
+        for edit in edits.iter().filter(|edit| edit.at >= span.from && edit.at < span.to) {
+            let x = Self::x(span.place(edit.at));
+            self.writer.open_element("g", &[("class", &"edit")]);
+            let line = format!("M{} {}V{}", Px(x), Px(TOP), Px(HEIGHT - BOTTOM));
+            self.writer.add_element("path", &[("d", &line)]);
+            self.writer.add_element("circle", &[("cx", &Px(x)), ("cy", &Px(TOP)), ("r", &Px(RADIUS))]);
+            let number = edit.number.to_string();
+            self.writer.add_text(
+                "text",
+                &[("class", &"middle"), ("x", &Px(x)), ("y", &Px(TOP + 3.5))],
+                &number,
+            );
+            self.writer.close_element();
         }
     }
 

@@ -6,7 +6,7 @@ use std::ops::Range;
 use picket_proto::Timestamp;
 
 use super::{
-    Chart, DataTable, Observed, Span,
+    Chart, DataTable, EditMark, Observed, Span,
     chart_frame::{ChartFrame, MAX_COLUMNS},
     scale::{AxisMark, format_duration, format_minute},
     svg_writer::PathData,
@@ -92,7 +92,7 @@ impl HeatRows {
 }
 
 /// Draws a heat map.
-pub(crate) fn draw_heat_map(span: Span, columns: &[HistogramColumn]) -> Chart {
+pub(crate) fn draw_heat_map(span: Span, columns: &[HistogramColumn], edits: &[EditMark]) -> Chart {
     let columns = merge_columns(&columns[columns.len().saturating_sub(MAX_COLUMNS)..]);
     let rows = HeatRows::covering(&columns);
     let summary = describe_heat(span, &columns);
@@ -119,6 +119,7 @@ pub(crate) fn draw_heat_map(span: Span, columns: &[HistogramColumn]) -> Chart {
     }
     let titles =
         columns.iter().map(|column| format!("{} UTC: {}", format_minute(column.at), describe_column(column)));
+    frame.mark_edits(edits);
     let svg = frame.finish(places.iter().copied().zip(titles));
     Chart { svg, table: tabulate_heat(&summary, &columns), summary }
 }

@@ -3,7 +3,7 @@
 use picket_proto::Timestamp;
 
 use super::{
-    Chart, DataTable, Observed, Span,
+    Chart, DataTable, EditMark, Observed, Span,
     chart_frame::{ChartFrame, ColumnPlace, MAX_COLUMNS},
     clamp_number,
     scale::{LinearScale, format_duration, format_minute},
@@ -20,7 +20,7 @@ pub(crate) struct PercentileColumn {
 }
 
 /// Draws percentiles as lines.
-pub(crate) fn draw_percentiles(span: Span, columns: &[PercentileColumn]) -> Chart {
+pub(crate) fn draw_percentiles(span: Span, columns: &[PercentileColumn], edits: &[EditMark]) -> Chart {
     let columns = &columns[columns.len().saturating_sub(MAX_COLUMNS)..];
     let known = || columns.iter().filter_map(|column| column.percentiles.known());
     let highest = known().flatten().copied().map(clamp_number).fold(0.0, f64::max);
@@ -43,6 +43,7 @@ pub(crate) fn draw_percentiles(span: Span, columns: &[PercentileColumn]) -> Char
     }
     let titles =
         columns.iter().map(|column| format!("{} UTC: {}", format_minute(column.at), describe_column(column)));
+    frame.mark_edits(edits);
     let svg = frame.finish(places.iter().copied().zip(titles));
     Chart { svg, table: tabulate_percentiles(&summary, columns), summary }
 }

@@ -3,7 +3,7 @@
 use picket_proto::{Timestamp, Timing};
 
 use super::{
-    Chart, DataTable, Observed, Span,
+    Chart, DataTable, EditMark, Observed, Span,
     chart_frame::{ChartFrame, MAX_COLUMNS},
     clamp_number,
     scale::{LinearScale, format_duration, format_minute},
@@ -67,7 +67,7 @@ pub(crate) struct PhaseColumn {
 }
 
 /// Draws stacked phases.
-pub(crate) fn draw_phases(span: Span, columns: &[PhaseColumn]) -> Chart {
+pub(crate) fn draw_phases(span: Span, columns: &[PhaseColumn], edits: &[EditMark]) -> Chart {
     let columns = &columns[columns.len().saturating_sub(MAX_COLUMNS)..];
     let total = |means: &[f64; 5]| means.iter().copied().map(clamp_number).sum::<f64>();
     let known = || columns.iter().filter_map(|column| column.means.known());
@@ -101,6 +101,7 @@ pub(crate) fn draw_phases(span: Span, columns: &[PhaseColumn]) -> Chart {
     }
     let titles =
         columns.iter().map(|column| format!("{} UTC: {}", format_minute(column.at), describe_means(column)));
+    frame.mark_edits(edits);
     let svg = frame.finish(places.iter().copied().zip(titles));
     Chart { svg, table: tabulate_phases(&summary, columns), summary }
 }

@@ -11,6 +11,8 @@ use super::{
 const MAX_CELLS: usize = 366;
 const PITCH: f64 = 4.0;
 const HEIGHT: f64 = 28.0;
+/// Width of a strip with fewer bars, which stand at its right end.
+const MIN_CELLS: usize = 40;
 /// Maximum bars that are named in the summary.
 const MAX_NAMED: usize = 6;
 
@@ -98,10 +100,10 @@ pub(crate) struct StripCell {
 pub(crate) fn draw_strip(noun: &str, cells: &[StripCell], with_titles: bool) -> Chart {
     let cells = &cells[cells.len().saturating_sub(MAX_CELLS)..];
     let summary = describe_cells(noun, cells);
+    let skipped = MIN_CELLS.saturating_sub(cells.len());
     #[expect(clippy::cast_precision_loss, reason = "at most MAX_CELLS")]
-    let x_of = |n: usize| n as f64 * PITCH;
-    let mut writer =
-        SvgWriter::start_stretched_image("strip", x_of(cells.len()).max(PITCH), HEIGHT, &summary);
+    let x_of = |n: usize| (skipped + n) as f64 * PITCH;
+    let mut writer = SvgWriter::start_stretched_image("strip", x_of(cells.len()), HEIGHT, &summary);
 
     let mut shapes: BTreeMap<&'static str, PathData> = BTreeMap::new();
     for (n, cell) in cells.iter().enumerate() {

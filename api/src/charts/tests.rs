@@ -101,7 +101,7 @@ proptest! {
     ) {
         let columns: Vec<PhaseColumn> =
             means.into_iter().zip(hours(600)).map(|(means, at)| PhaseColumn { at, means }).collect();
-        check_chart(&draw_phases(span(hours_shown), &columns));
+        check_chart(&draw_phases(span(hours_shown), &columns, &[]));
     }
 
     #[test]
@@ -111,7 +111,7 @@ proptest! {
     ) {
         let columns: Vec<PercentileColumn> =
             values.into_iter().zip(hours(600)).map(|(percentiles, at)| PercentileColumn { at, percentiles }).collect();
-        check_chart(&draw_percentiles(span(hours_shown), &columns));
+        check_chart(&draw_percentiles(span(hours_shown), &columns, &[EditMark { at: at(3), number: 1 }]));
     }
 
     #[test]
@@ -123,7 +123,7 @@ proptest! {
     ) {
         let columns: Vec<HistogramColumn> =
             counts.into_iter().zip(hours(600)).map(|(counts, at)| HistogramColumn { at, counts }).collect();
-        check_chart(&draw_heat_map(span(hours_shown), &columns));
+        check_chart(&draw_heat_map(span(hours_shown), &columns, &[]));
     }
 
     #[test]
@@ -191,7 +191,11 @@ fn phases_are_stacked_and_missed_columns_hatched() {
     ];
     let columns: Vec<PhaseColumn> =
         means.into_iter().zip(hours(4)).map(|(means, at)| PhaseColumn { at, means }).collect();
-    let chart = draw_phases(span(4), &columns);
+    let chart = draw_phases(
+        span(4),
+        &columns,
+        &[EditMark { at: at(1), number: 1 }, EditMark { at: at(9), number: 2 }],
+    );
     insta::assert_snapshot!(chart.svg.replace("><", ">\n<"));
     insta::assert_snapshot!("phases_as_a_table", chart.table.to_html().replace("><", ">\n<"));
 }
@@ -209,7 +213,7 @@ fn percentile_lines_are_interrupted_where_nothing_is_known() {
         .zip(hours(4))
         .map(|(percentiles, at)| PercentileColumn { at, percentiles })
         .collect();
-    let chart = draw_percentiles(span(4), &columns);
+    let chart = draw_percentiles(span(4), &columns, &[]);
     assert_eq!(chart.svg.matches("<circle").count(), 3, "the last column is a point in each line");
     insta::assert_snapshot!(chart.svg.replace("><", ">\n<"));
 }
@@ -222,7 +226,7 @@ fn heat_map_shows_two_groups_of_times() {
         .zip(hours(3))
         .map(|(counts, at)| HistogramColumn { at, counts })
         .collect();
-    let chart = draw_heat_map(span(3), &columns);
+    let chart = draw_heat_map(span(3), &columns, &[]);
     insta::assert_snapshot!(chart.svg.replace("><", ">\n<"));
     insta::assert_snapshot!("heat_map_in_words", chart.summary);
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use askama::Template;
 use axum::{extract::State, response::Response};
+use http::HeaderMap;
 use picket_proto::{CheckRequest, CheckResult, Outcome, RegionName, ValidationError};
 use picket_runtime::adhoc::{self, RegionReply, reply_limit};
 use serde::Deserialize;
@@ -20,7 +21,9 @@ use super::{
 use crate::{
     access::Scope,
     charts::{WaterfallCheck, draw_waterfall},
+    live::event::encode_event,
     problem::{Problem, ProblemKind},
+    reply_stream::{ReplyStep, accepts_events, stream_replies},
     state::Api,
 };
 
@@ -36,6 +39,8 @@ pub(crate) struct CheckForm {
 }
 
 /// Answer of a region.
+#[derive(Template)]
+#[template(path = "parts/region_answer.html")]
 struct RegionAnswer {
     region: String,
     status: Option<StatusMark>,
@@ -62,13 +67,14 @@ pub(super) async fn show_form(
     PageQuery(form): PageQuery<CheckForm>,
 ) -> Result<Response, PageError> {
     let regions = list_region_names(&visitor, &api).await?;
-    Ok(render_page(&CheckNowPage::new(&visitor, &api, form, regions, Vec::new())))
+    Ok(render_page(&CheckNowPage::new(&visitor, &api, form, regions, None)))
 }
 
-/// Checks a URL and shows the answers of all regions.
+/// Checks a URL and shows the answers of all regions: in a page, or as events with a part of a page each.
 pub(super) async fn check_now(
     visitor: Visitor,
     State(api): State<Api>,
+    headers: HeaderMap,
     PageForm(form): PageForm<CheckForm>,
 ) -> Result<Response, PageError> {
     visitor.require_scope(Scope::Check)?;
@@ -83,6 +89,9 @@ pub(super) async fn check_now(
         "" => names.iter().filter_map(|name| name.parse().ok()).collect(),
         name => vec![name.parse().map_err(invalid)?],
     };
+    if accepts_events(&headers) {
+        return Ok(stream_answers(&api, request, chosen, reply_limit(check.timeout)));
+    }
     let mut answers = Vec::new();
     let keep = |region: String, reply: RegionReply| answers.push(RegionAnswer::new(region, &reply));
     let limit = reply_limit(check.timeout).min(MAX_WAIT);
@@ -90,7 +99,31 @@ pub(super) async fn check_now(
         visitor.fail(Problem::new(ProblemKind::BusUnavailable, error.to_string()).with_retry_after(5))
     })?;
     answers.sort_by(|one, other| one.region.cmp(&other.region));
-    Ok(render_page(&CheckNowPage::new(&visitor, &api, form, names, answers)))
+    Ok(render_page(&CheckNowPage::new(&visitor, &api, form, names, Some(answers))))
+}
+
+/// Sends each answer as the part of the page that shows it, and at the end the sentence about all.
+fn stream_answers(api: &Api, request: CheckRequest, regions: Vec<RegionName>, limit: Duration) -> Response {
+    let mut up = 0;
+    stream_replies(api, request, regions, limit, move |step| match step {
+        ReplyStep::Reply(region, reply) => {
+            let answer = RegionAnswer::new(region, &reply);
+            up += usize::from(answer.status == Some(StatusMark::Up));
+            // A template of texts and drawings can always be rendered.
+            encode_event("reply", None, &answer.render().unwrap_or_default())
+        }
+        ReplyStep::End { regions, error } => {
+            encode_event("end", None, &error.unwrap_or_else(|| describe_answers(up, regions)))
+        }
+    })
+}
+
+fn describe_answers(up: usize, regions: usize) -> String {
+    match regions {
+        0 => "No prober answered; 'picket probers' lists the active ones.".to_owned(),
+        1 => format!("{up} of 1 region says up."),
+        regions => format!("{up} of {regions} regions say up."),
+    }
 }
 
 impl RegionAnswer {
@@ -115,7 +148,8 @@ impl RegionAnswer {
     }
 }
 
-fn describe_result(result: &CheckResult) -> String {
+/// Facts of a result in one line.
+pub(super) fn describe_result(result: &CheckResult) -> String {
     let mut parts = Vec::new();
     if let Some(status) = result.http_status {
         parts.push(format!("status {status}"));
@@ -132,14 +166,16 @@ impl CheckNowPage {
         api: &Api,
         form: CheckForm,
         regions: Vec<String>,
-        answers: Vec<RegionAnswer>,
+        answers: Option<Vec<RegionAnswer>>,
     ) -> Self {
+        let is_asked = answers.is_some();
+        let answers = answers.unwrap_or_default();
         let quoted = form.url.replace('\'', "'\\''");
         let url = if quoted.is_empty() { "https://example.com" } else { &quoted };
         let up = answers.iter().filter(|answer| answer.status == Some(StatusMark::Up)).count();
         Self {
             frame: visitor.frame("Check from everywhere", Section::Check),
-            sum: (!answers.is_empty()).then(|| format!("{up} of {} regions say up.", answers.len())),
+            sum: is_asked.then(|| describe_answers(up, answers.len())),
             behind: Behind {
                 sql: "SELECT * FROM picket.adhoc_results ORDER BY requested_at DESC LIMIT 20;".to_owned(),
                 command: format!("picket check '{url}'\nnats req picket.check.all '{{\"url\":\"{url}\"}}'"),

@@ -53,6 +53,9 @@ async fn read_newest_ledger(store: &Store) -> Result<LedgerRow, Error> {
 
 /// An account in one sentence.
 pub(super) fn describe_ledger(sum: &LedgerRow) -> String {
+    if *sum == LedgerRow::default() {
+        return "no check was due".to_owned();
+    }
     format!(
         "{} checks were due: {} up, {} down, {} missed, {} in gaps, {} unaccounted",
         format_count(sum.expected),
@@ -76,5 +79,6 @@ mod tests {
             describe_ledger(&sum).replace('\u{202f}', " "),
             "1 502 checks were due: 1 500 up, 0 down, 2 missed, 0 in gaps, 0 unaccounted"
         );
+        assert_eq!(describe_ledger(&ledger::sum_rows(&[])), "no check was due");
     }
 }

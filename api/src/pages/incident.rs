@@ -14,11 +14,13 @@ use super::{
     PageError, Visitor,
     frame::{Frame, Section},
     input::PagePath,
+    overview::count_nouns,
     parts::{Behind, StatusMark, TimeMark, format_seconds},
     render_page,
-    site::CheckItem,
+    site_regions::CheckItem,
 };
 use crate::{
+    charts::format_duration,
     problem::{Problem, ProblemKind},
     state::Api,
 };
@@ -96,10 +98,10 @@ impl IncidentPage {
         let mark = |at: picket_store::DbTimestamp| Some(TimeMark(at.0));
         // From the due time of the first failing check: a slow check and its confirmations are part of it.
         let decided = evidence.recorded_at.saturating_duration_since(incident.first_failure_at.0);
+        let rounds = count_nouns(evidence.confirmation_rounds, "round");
         let decided = format!(
-            "{} after the first failure was due, with {} rounds of confirmation",
-            format_seconds(i64::try_from(decided.as_secs()).unwrap_or(i64::MAX)),
-            evidence.confirmation_rounds
+            "{} after the first failure was due, with {rounds} of confirmation",
+            format_duration(decided.as_secs_f64() * 1e6),
         );
         let end = match (closed, evidence.unwatched) {
             (None, _) => "still open".to_owned(),
@@ -116,11 +118,7 @@ impl IncidentPage {
                 None => format!("open for {duration}"),
                 Some(_) => format!("closed after {duration}"),
             },
-            message: [incident.cause.clone(), incident.message.clone()]
-                .into_iter()
-                .flatten()
-                .collect::<Vec<_>>()
-                .join(": "),
+            message: incident.message.clone().or_else(|| incident.cause.clone()).unwrap_or_default(),
             is_open: closed.is_none(),
             times: vec![
                 ("First failure", mark(incident.first_failure_at), String::new()),

@@ -80,7 +80,13 @@ pub(super) async fn show_ledger(
         command: format!("picket ledger --since {word}"),
         curl: format!("curl '{}/api/v1/ledger?from={from}&to={to}'", api.public_url()),
     }));
-    page.tables.push(tabulate_causes(&causes));
+    page.tables.push(tabulate_causes(&causes).with_behind(Behind {
+        sql: format!(
+            "SELECT region, cause, count(*) FROM report.checks\nWHERE outcome = 'missed' AND kind = 'scheduled' \
+             AND scheduled_at > '{from}' AND scheduled_at <= '{to}'\nGROUP BY region, cause ORDER BY region, count(*) DESC;"
+        ),
+        ..Behind::default()
+    }));
     Ok(render_page(&page))
 }
 

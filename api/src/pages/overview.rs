@@ -1,7 +1,9 @@
 //! The overview: what is not up comes first, then regions and the latest incidents.
 
+use std::time::Duration;
+
 use askama::Template;
-use axum::{extract::State, response::Response};
+use axum::response::Response;
 use picket_proto::SiteId;
 use picket_runtime::clock;
 use picket_store::{
@@ -17,16 +19,18 @@ use super::{
     PageError, Visitor,
     fleet::describe_ledger,
     frame::{Frame, Section},
+    moment::MomentBar,
     parts::{Behind, StatusMark, TimeMark, format_count, format_percent, format_seconds},
     render_page,
 };
 use crate::{access::Scope, state::Api};
 
 /// Maximum sites in the list of what is not up.
-const MAX_TROUBLE: u32 = 20;
+pub(super) const MAX_TROUBLE: u32 = 20;
 /// Maximum incidents in the list of the latest.
-const MAX_INCIDENTS: i64 = 10;
-const INCIDENT_DAYS: u64 = 7;
+pub(super) const MAX_INCIDENTS: i64 = 10;
+/// Time before the moment of the page in which incidents are the latest.
+pub(super) const INCIDENT_SPAN: Duration = Duration::from_secs(7 * 86_400);
 
 /// A number with its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +63,8 @@ pub(crate) struct TroubleRow {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RegionRow {
     pub(crate) name: String,
-    pub(crate) status: StatusMark,
+    /// Absent for a past moment, of which silences are not kept.
+    pub(crate) status: Option<StatusMark>,
     pub(crate) silent_since: Option<TimeMark>,
     pub(crate) schedules: String,
 }
@@ -89,6 +94,7 @@ pub(crate) struct OverviewPage {
     pub(crate) more_trouble: Option<String>,
     pub(crate) regions: Vec<RegionRow>,
     pub(crate) incidents: Vec<IncidentItem>,
+    pub(crate) moment: MomentBar,
     pub(crate) behind: Behind,
 }
 
@@ -102,12 +108,19 @@ struct OverviewData {
     ledger: Option<LedgerRow>,
 }
 
-/// Shows the overview.
-pub(super) async fn show_overview(visitor: Visitor, State(api): State<Api>) -> Result<Response, PageError> {
-    let data = read_overview(&visitor, &api).await.map_err(|error| visitor.fail(error))?;
+/// Renders the overview of now.
+///
+/// # Errors
+/// If the database cannot be reached in time.
+pub(super) async fn render_overview(
+    visitor: &Visitor,
+    api: &Api,
+    moment: MomentBar,
+) -> Result<Response, PageError> {
+    let data = read_overview(visitor, api).await.map_err(|error| visitor.fail(error))?;
     let frame = visitor.frame("Overview", Section::Overview);
     let may_write = visitor.access.allows(Scope::Write);
-    Ok(render_page(&OverviewPage::new(frame, &data, may_write, api.public_url())))
+    Ok(render_page(&OverviewPage::new(frame, &data, moment, may_write, api.public_url())))
 }
 
 async fn read_overview(visitor: &Visitor, api: &Api) -> Result<OverviewData, picket_store::Error> {
@@ -119,14 +132,12 @@ async fn read_overview(visitor: &Visitor, api: &Api) -> Result<OverviewData, pic
         site_list::list_sites_page(store, &filter, SiteSort::State, Direction::Ascending, None, MAX_TROUBLE);
     let mut trouble = Vec::new();
     for summary in listed.await?.items {
-        let newest = site_status::list_recent_checks(store, SiteId(summary.site_id), 1).await?;
+        let newest = site_status::list_recent_checks(store, SiteId(summary.site_id), 1, None).await?;
         trouble.push((summary, newest));
     }
-    let since =
-        clock::wall_clock_now().saturating_sub(std::time::Duration::from_secs(INCIDENT_DAYS * 86_400));
     let filter = EpisodeFilter {
         tags: tag_limit,
-        from: Some(since),
+        from: Some(clock::wall_clock_now().saturating_sub(INCIDENT_SPAN)),
         limit: MAX_INCIDENTS,
         ..EpisodeFilter::default()
     };
@@ -143,12 +154,18 @@ async fn read_overview(visitor: &Visitor, api: &Api) -> Result<OverviewData, pic
 }
 
 /// A number with its noun, in the plural unless it is one.
-fn count_nouns(count: i64, noun: &str) -> String {
+pub(super) fn count_nouns(count: i64, noun: &str) -> String {
     format!("{} {noun}{}", format_count(count), if count == 1 { "" } else { "s" })
 }
 
 impl OverviewPage {
-    fn new(mut frame: Frame, data: &OverviewData, may_write: bool, public_url: String) -> Self {
+    fn new(
+        mut frame: Frame,
+        data: &OverviewData,
+        moment: MomentBar,
+        may_write: bool,
+        public_url: String,
+    ) -> Self {
         let StateCounts { down, unknown, problem, up, paused } = data.counts;
         let total = down + unknown + problem + up + paused;
         let not_up = down + unknown + problem;
@@ -186,6 +203,7 @@ impl OverviewPage {
                 curl: format!("curl {public_url}/api/v1/summary"),
             },
             frame,
+            moment,
             may_write,
             public_url,
         }
@@ -212,26 +230,24 @@ fn list_figures(counts: StateCounts, ledger: Option<&LedgerRow>) -> Vec<FigureIt
             href: Some(format!("/sites?status={}", state.as_str())),
         })
         .collect();
-    if let Some(row) = ledger.filter(|row| row.expected > 0) {
-        #[expect(clippy::cast_precision_loss, reason = "a percentage")]
-        let watched = (row.up + row.down) as f64 * 100.0 / row.expected as f64;
-        figures.push(FigureItem {
-            name: "Watched lately",
-            value: format_percent(Some(watched)),
-            note: format!(
-                "of {} checks due, {} missed",
-                format_count(row.expected),
-                format_count(row.missed)
-            ),
-            href: Some("/ledger".to_owned()),
-        });
-    }
+    figures.extend(ledger.and_then(describe_coverage));
     figures
+}
+
+/// Coverage of the minutes before the moment of the page; absent if no check was due.
+pub(super) fn describe_coverage(row: &LedgerRow) -> Option<FigureItem> {
+    #[expect(clippy::cast_precision_loss, reason = "a percentage")]
+    let watched = (row.expected > 0).then(|| (row.up + row.down) as f64 * 100.0 / row.expected as f64)?;
+    Some(FigureItem {
+        name: "Watched lately",
+        value: format_percent(Some(watched)),
+        note: format!("of {} checks due, {} missed", format_count(row.expected), format_count(row.missed)),
+        href: Some("/ledger".to_owned()),
+    })
 }
 
 impl TroubleRow {
     fn new(site: &SiteSummary, newest: &[RecentCheck], regions: &[&str]) -> Self {
-        let find = |region: &str| newest.iter().find(|check| check.region == region);
         let failed = newest.iter().find(|check| check.outcome == "down").or(newest.first());
         let cause = match (&site.problem, failed) {
             (Some(problem), _) => problem.clone(),
@@ -244,21 +260,25 @@ impl TroubleRow {
             status: StatusMark::from_word(site.state.as_str()),
             since: Some(TimeMark(site.state_since.0)),
             cause,
-            regions: regions
-                .iter()
-                .map(|region| MatrixCell {
-                    region: (*region).to_owned(),
-                    mark: find(region).map(|check| StatusMark::from_word(&check.outcome)),
-                })
-                .collect(),
+            regions: list_cells(newest, regions),
         }
     }
+}
+
+/// The newest outcome in each region.
+pub(super) fn list_cells(newest: &[RecentCheck], regions: &[&str]) -> Vec<MatrixCell> {
+    let find = |region: &str| newest.iter().find(|check| check.region == region);
+    let cell = |region: &&str| MatrixCell {
+        region: (*region).to_owned(),
+        mark: find(region).map(|check| StatusMark::from_word(&check.outcome)),
+    };
+    regions.iter().map(cell).collect()
 }
 
 impl RegionRow {
     fn new(region: &RegionOverview) -> Self {
         let silent_since = region.silent_since.map(|since| TimeMark(since.0));
-        let status = if silent_since.is_some() { StatusMark::Silent } else { StatusMark::Up };
+        let status = Some(if silent_since.is_some() { StatusMark::Silent } else { StatusMark::Up });
         Self { name: region.name.clone(), status, silent_since, schedules: format_count(region.schedules) }
     }
 }

@@ -4,65 +4,46 @@ use std::time::Duration;
 
 use askama::Template;
 use axum::{extract::State, response::Response};
-use picket_proto::{CheckKind, RegionName};
+use picket_proto::{RegionName, Timestamp, Warning};
 use picket_runtime::clock;
 use picket_store::{
     incident_pages::ListedWarning,
-    site_history::{CheckRow, HistoryColumn},
+    site_history::HistoryColumn,
     site_list::{SiteState, SiteSummary},
-    site_status::{RecentCheck, RegionSchedule},
     sites::SiteVersion,
 };
 use serde::Deserialize;
 
 use super::{
     PageError, Visitor,
-    check::{check_address, check_address_of, find_visible_site, format_micros},
+    check::find_visible_site,
+    first_answers::FirstAnswer,
+    fleet::describe_ledger,
     frame::{Frame, Section},
     input::{PagePath, PageQuery},
+    moment::{MomentBar, parse_moment},
     overview::{FigureItem, IncidentItem},
     parts::{
         Behind, Figure, Pager, StatusMark, TagLink, TimeMark, format_count, format_percent, format_seconds,
     },
     render_page,
-    site_data::{SiteData, read_site},
+    site_at::{cut_days, describe_past_state, list_past_uptimes},
+    site_certificate::CertificateView,
+    site_data::{SiteData, SiteView, read_site},
+    site_edits::{EditItem, list_edits},
     site_history::{ChartSpan, SPANS, draw_history},
+    site_regions::{CheckItem, SiteRegionRow, list_regions},
     sites::{list_days, mark_status},
 };
 use crate::{
     access::Scope,
-    charts::{CellState, StripCell, draw_strip, format_duration, format_minute},
+    charts::{EditMark, draw_strip, format_minute},
     problem::Problem,
     state::Api,
 };
 
-/// A site is new for as long after its creation, if no check has arrived.
-const NEW_FOR: Duration = Duration::from_secs(600);
-
-/// A check in a list.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct CheckItem {
-    pub(crate) status: StatusMark,
-    pub(crate) due: TimeMark,
-    pub(crate) href: String,
-    pub(crate) region: String,
-    pub(crate) kind: &'static str,
-    pub(crate) lateness: String,
-    pub(crate) total: String,
-    pub(crate) http_status: String,
-    pub(crate) message: String,
-}
-
-/// A region of the site with its newest check.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct SiteRegionRow {
-    pub(crate) region: String,
-    pub(crate) check: Option<CheckItem>,
-    /// Words in place of a check.
-    pub(crate) empty: String,
-    /// Newest ticks as a drawing.
-    pub(crate) strip: String,
-}
+/// Time after its creation in which the answers to the first check of a site arrive.
+const ANSWERS_DUE: Duration = Duration::from_secs(60);
 
 /// An open warning.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,7 +69,12 @@ pub(crate) struct SitePage {
     pub(crate) may_write: bool,
     pub(crate) is_enabled: bool,
     pub(crate) is_new: bool,
+    /// Answers to the first check of a new site.
+    pub(crate) first_answers: Vec<FirstAnswer>,
+    /// Seconds after which a script fetches these answers again.
+    pub(crate) first_refresh: u32,
     pub(crate) interval: String,
+    pub(crate) moment: MomentBar,
     pub(crate) problem: Option<String>,
     pub(crate) uptimes: Vec<FigureItem>,
     pub(crate) days: Figure,
@@ -100,6 +86,10 @@ pub(crate) struct SitePage {
     pub(crate) region_options: Vec<String>,
     pub(crate) region: String,
     pub(crate) charts: Vec<Figure>,
+    /// Account of the charts' span in words.
+    pub(crate) charts_note: String,
+    pub(crate) edits: Vec<EditItem>,
+    pub(crate) certificate: Option<CertificateView>,
     pub(crate) times_behind: Behind,
     pub(crate) incidents: Vec<IncidentItem>,
     pub(crate) warnings: Vec<WarningItem>,
@@ -119,6 +109,8 @@ pub(crate) struct SiteQuery {
     region: String,
     /// Time before which the listed checks were due.
     before: String,
+    /// Past moment of the page.
+    at: String,
 }
 
 /// Shows a site.
@@ -132,88 +124,20 @@ pub(super) async fn show_site(
     let now = clock::wall_clock_now();
     let invalid =
         |error: picket_proto::ValidationError| visitor.fail(Problem::from(picket_store::Error::from(error)));
-    let chart_span = ChartSpan::parse(&query.span, &query.from, &query.to, now).map_err(invalid)?;
+    let at = parse_moment(&query.at, now).map_err(invalid)?;
+    let chart_span =
+        ChartSpan::parse(&query.span, &query.from, &query.to, at.unwrap_or(now)).map_err(invalid)?;
     let region = match query.region.as_str() {
         "" => None,
         name => Some(name.parse::<RegionName>().map_err(invalid)?),
     };
     let before = if query.before.is_empty() { None } else { Some(query.before.parse().map_err(invalid)?) };
-    let read = read_site(&api, summary, region.as_ref(), before, chart_span, now);
-    let data = read.await.map_err(|error| visitor.fail(error))?;
+    let view = SiteView { region: region.as_ref(), before, chart_span, now, at };
+    let data = read_site(&api, summary, view).await.map_err(|error| visitor.fail(error))?;
+    let moment = MomentBar { path: format!("/sites/{id}"), at, now };
     let frame = visitor.frame(data.summary.site.clone(), Section::Sites);
     let may_write = visitor.access.allows(Scope::Write);
-    Ok(render_page(&SitePage::new(frame, &data, &query, may_write, &api.public_url())))
-}
-
-impl CheckItem {
-    pub(super) fn new(site: i64, check: &CheckRow) -> Self {
-        Self {
-            status: StatusMark::from_word(&check.outcome),
-            due: TimeMark(check.scheduled_at.0),
-            href: check_address_of(site, check),
-            region: check.region.clone(),
-            kind: if check.kind == CheckKind::Confirm.as_str() { "confirmation" } else { "scheduled" },
-            lateness: format_micros(check.lateness_us),
-            total: format_micros(check.total_us),
-            http_status: check.http_status.map_or_else(|| "–".to_owned(), |status| status.to_string()),
-            message: check.message.clone().or_else(|| check.cause.clone()).unwrap_or_default(),
-        }
-    }
-
-    /// The same of a row with fewer columns.
-    fn of_recent(site: i64, check: &RecentCheck, full: Option<&CheckRow>) -> Self {
-        if let Some(full) = full {
-            return Self::new(site, full);
-        }
-        Self {
-            status: StatusMark::from_word(&check.outcome),
-            due: TimeMark(check.scheduled_at),
-            href: check_address(site, &check.region, check.scheduled_at, false),
-            region: check.region.clone(),
-            kind: "scheduled",
-            lateness: "–".to_owned(),
-            total: check.total_ms.map_or_else(|| "–".to_owned(), |ms| format_duration(ms * 1e3)),
-            http_status: check.http_status.map_or_else(|| "–".to_owned(), |status| status.to_string()),
-            message: check.message.clone().or_else(|| check.cause.clone()).unwrap_or_default(),
-        }
-    }
-}
-
-/// One row for each schedule in force.
-fn list_regions(data: &SiteData) -> Vec<SiteRegionRow> {
-    let site = data.summary.site_id;
-    let row = |schedule: &RegionSchedule| {
-        let ticks: Vec<&RecentCheck> =
-            data.recent.iter().filter(|check| check.region == schedule.region).collect();
-        let cells: Vec<StripCell> = ticks
-            .iter()
-            .rev()
-            .map(|check| StripCell {
-                state: match check.outcome.as_str() {
-                    "up" => CellState::Up,
-                    "down" => CellState::Down,
-                    _ => CellState::Missed,
-                },
-                label: format_minute(check.scheduled_at),
-                detail: check.message.clone().unwrap_or_default(),
-            })
-            .collect();
-        let check = ticks.first().map(|newest| {
-            let is_same = |full: &&CheckRow| {
-                full.region == newest.region
-                    && full.scheduled_at.0 == newest.scheduled_at
-                    && full.kind == "scheduled"
-            };
-            CheckItem::of_recent(site, newest, data.checks.iter().find(is_same))
-        });
-        SiteRegionRow {
-            region: schedule.region.clone(),
-            check,
-            empty: format!("no check yet; scheduled since {} UTC", format_minute(schedule.valid_from)),
-            strip: draw_strip("ticks", &cells, true).svg,
-        }
-    };
-    data.schedules.iter().map(row).collect()
+    Ok(render_page(&SitePage::new(frame, &data, &query, moment, may_write, &api.public_url())))
 }
 
 fn list_uptimes(site: &SiteSummary) -> Vec<FigureItem> {
@@ -243,13 +167,13 @@ fn describe_status(site: &SiteSummary) -> String {
     }
 }
 
-/// The account of the charts' span in one sentence.
+/// The sums of the charts' columns in one sentence.
 fn describe_history(rows: &[HistoryColumn], span: crate::charts::Span) -> String {
     let sum = |of: fn(&HistoryColumn) -> i64| rows.iter().map(of).sum::<i64>();
     let (up, down, missed, gap) =
         (sum(|row| row.up), sum(|row| row.down), sum(|row| row.missed), sum(|row| row.gap));
     format!(
-        "Ledger from {} to {} UTC: {} checks were due, {} up, {} down, {} missed by us, {} in gaps.",
+        "From {} to {} UTC, by hour: {} checks, of which {} up, {} down, {} missed by us, {} in gaps.",
         format_minute(span.from),
         format_minute(span.to),
         format_count(up + down + missed + gap),
@@ -273,15 +197,51 @@ fn list_facts(site: &SiteSummary) -> Vec<(&'static str, String)> {
 }
 
 impl SitePage {
-    fn new(frame: Frame, data: &SiteData, query: &SiteQuery, may_write: bool, public_url: &str) -> Self {
+    fn new(
+        frame: Frame,
+        data: &SiteData,
+        query: &SiteQuery,
+        moment: MomentBar,
+        may_write: bool,
+        public_url: &str,
+    ) -> Self {
         let site = &data.summary;
         let (id, span) = (site.site_id, data.chart_span.span);
-        let cells = list_days(&site.days, site.days_through.as_deref(), 90);
+        let (letters, through) = match moment.at {
+            Some(at) => cut_days(&site.days, site.days_through.as_deref(), at),
+            None => (site.days.as_str(), site.days_through.clone()),
+        };
+        let cells = list_days(letters, through.as_deref(), 90);
         let strip_names =
             [("up", "up"), ("down", "down"), ("missed", "not watched"), ("maintenance", "maintenance")];
         let chosen = if query.from.is_empty() { query.span.as_str() } else { "" };
         let chosen = if chosen.is_empty() && query.from.is_empty() { SPANS[0].0 } else { chosen };
-        let age = data.now.saturating_duration_since(site.created_at.0);
+        let (ledger_from, ledger_to) = (data.ledger_span.from, data.ledger_span.to);
+        let (status, status_note) = match moment.at {
+            Some(_) => describe_past_state(data),
+            None => (mark_status(site), describe_status(site)),
+        };
+        let edits = list_edits(&data.edits, span, site.created_at.0, data.updated_at);
+        let marks: Vec<EditMark> = edits.iter().map(EditItem::mark).collect();
+        let certificate = match moment.at {
+            Some(_) => None,
+            None => {
+                CertificateView::new(id, &site.url, &data.certificates, &data.checks, data.now, public_url)
+                    .map(|view| CertificateView { warning: find_certificate_warning(&data.warnings), ..view })
+            }
+        };
+        let first_answers = FirstAnswer::list(&data.first_answers, &site.url);
+        let is_waiting = data.is_new
+            && first_answers.len() < data.schedules.len()
+            && data.now.saturating_duration_since(site.created_at.0) < ANSWERS_DUE;
+        // Links to other pages of the list stay at the moment.
+        let at = moment.at.map(|at| at.to_string());
+        let link_checks = |before: Option<Timestamp>| {
+            let mut query = url::form_urlencoded::Serializer::new(String::new());
+            let pairs = [("at", at.clone()), ("before", before.map(|before| before.to_string()))];
+            query.extend_pairs(pairs.into_iter().filter_map(|(name, value)| Some((name, value?))));
+            format!("/sites/{id}?{}#checks", query.finish())
+        };
         Self {
             frame,
             id,
@@ -289,31 +249,51 @@ impl SitePage {
             name: site.site.clone(),
             url: site.url.clone(),
             tags: site.tags.iter().map(|tag| TagLink::new(tag)).collect(),
-            status: mark_status(site),
-            status_note: describe_status(site),
+            status,
+            status_note,
             may_write,
             is_enabled: site.enabled,
-            is_new: data.recent.is_empty() && age < NEW_FOR && site.enabled && site.problem.is_none(),
+            is_new: data.is_new,
+            first_refresh: if is_waiting { 2 } else { 30 },
+            first_answers,
             interval: format_seconds(site.interval_seconds.into()),
             problem: site.problem.clone(),
-            uptimes: list_uptimes(site),
+            uptimes: match &data.past {
+                Some(sums) => list_past_uptimes(sums),
+                None => list_uptimes(site),
+            },
             days: Figure {
                 title: "Last 90 days",
                 chart: draw_strip("days", &cells, true),
                 legend: strip_names.map(|(class, name)| (class.to_owned(), name)).into(),
                 zoom: None,
             },
-            ledger_line: describe_history(&data.history, span),
+            ledger_line: format!(
+                "Ledger from {} to {} UTC: {}.",
+                format_minute(ledger_from),
+                format_minute(ledger_to),
+                describe_ledger(&data.ledger)
+            ),
             uptime_behind: Behind {
-                sql: format!("SELECT * FROM report.uptime_daily WHERE site_id = {id} ORDER BY day DESC;"),
+                sql: format!(
+                    "SELECT * FROM report.uptime_daily WHERE site_id = {id} ORDER BY day DESC;\n\
+                     SELECT * FROM report.ledger('{ledger_from}', '{ledger_to}') WHERE site_id = {id};"
+                ),
                 command: format!("picket site show {id}"),
-                curl: format!("curl '{public_url}/api/v1/sites/{id}/uptime'"),
+                curl: format!(
+                    "curl '{public_url}/api/v1/sites/{id}/uptime'\n\
+                     curl '{public_url}/api/v1/sites/{id}/ledger?from={ledger_from}&to={ledger_to}'"
+                ),
             },
             region_rows: list_regions(data),
             spans: SPANS.map(|(value, _, name)| (value, name, value == chosen)).into(),
             region_options: data.schedules.iter().map(|schedule| schedule.region.clone()).collect(),
             region: query.region.clone(),
-            charts: draw_history(data.chart_span, &data.history),
+            charts: draw_history(data.chart_span, &data.history, &marks),
+            charts_note: describe_history(&data.history, span),
+            edits,
+            certificate,
+            moment,
             times_behind: Behind {
                 sql: format!(
                     "SELECT hour, region, p50_ms, p95_ms, p99_ms, dns_ms, connect_ms, tls_ms, first_byte_ms\nFROM report.latency_hourly \
@@ -340,8 +320,8 @@ impl SitePage {
             checks: data.checks.iter().map(|check| CheckItem::new(id, check)).collect(),
             pager: Pager {
                 shown: format!("{} checks", data.checks.len()),
-                first: (!query.before.is_empty()).then(|| format!("/sites/{id}#checks")),
-                next: data.older_before.map(|oldest| format!("/sites/{id}?before={oldest}#checks")),
+                first: (!query.before.is_empty()).then(|| link_checks(None)),
+                next: data.older_before.map(|oldest| link_checks(Some(oldest))),
             },
             checks_behind: Behind {
                 sql: format!(
@@ -352,6 +332,12 @@ impl SitePage {
             },
         }
     }
+}
+
+/// The open warning about the certificate, in words.
+fn find_certificate_warning(warnings: &[ListedWarning]) -> Option<String> {
+    let is_certificate = |warning: &&ListedWarning| warning.kind == Warning::Certificate.as_str();
+    warnings.iter().find(is_certificate).map(describe_warning)
 }
 
 fn describe_warning(warning: &ListedWarning) -> String {

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     access::Scope,
+    first_checks::request_first_checks,
     problem::{Problem, ProblemKind},
     state::Api,
     v1::check_tags,
@@ -99,7 +100,10 @@ pub(super) async fn add_site(
         return render_form(&visitor, &api, values, Some(error.to_string())).await;
     }
     match sites::insert_site(&api.store, &spec).await {
-        Ok(id) => Ok(Redirect::to(&format!("/sites/{id}")).into_response()),
+        Ok(id) => {
+            request_first_checks(&api, [(id, &spec)]);
+            Ok(Redirect::to(&format!("/sites/{id}")).into_response())
+        }
         Err(error @ (picket_store::Error::Invalid(_) | picket_store::Error::DuplicateSite)) => {
             render_form(&visitor, &api, values, Some(error.to_string())).await
         }

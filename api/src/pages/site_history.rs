@@ -7,14 +7,14 @@ use picket_store::site_history::{self, HistoryColumn};
 
 use super::parts::Figure;
 use crate::charts::{
-    Chart, HISTOGRAM_BUCKETS, HistogramColumn, Observed, PercentileColumn, Phase, PhaseColumn, Span,
-    bucket_start_us, draw_heat_map, draw_percentiles, draw_phases,
+    Chart, EditMark, HISTOGRAM_BUCKETS, HistogramColumn, Observed, PercentileColumn, Phase, PhaseColumn,
+    Span, bucket_start_us, draw_heat_map, draw_percentiles, draw_phases,
 };
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
 /// Longest span of a chart.
-const MAX_SPAN: Duration = Duration::from_secs(site_history::Span::MAX_DAYS * 86_400);
+pub(super) const MAX_SPAN: Duration = Duration::from_secs(site_history::Span::MAX_DAYS * 86_400);
 /// Spans to choose from: value, length and name.
 pub(super) const SPANS: [(&str, Duration, &str); 4] = [
     ("24h", Duration::from_secs(86_400), "24 hours"),
@@ -91,7 +91,7 @@ fn observe<T>(row: Option<&HistoryColumn>, known: impl FnOnce(&HistoryColumn) ->
 }
 
 /// Draws phases, percentiles and the heat map of a history, whose rows are in the order of time.
-pub(super) fn draw_history(chart_span: ChartSpan, rows: &[HistoryColumn]) -> Vec<Figure> {
+pub(super) fn draw_history(chart_span: ChartSpan, rows: &[HistoryColumn], edits: &[EditMark]) -> Vec<Figure> {
     let mut phases = Vec::new();
     let mut percentiles = Vec::new();
     let mut histograms = Vec::new();
@@ -103,6 +103,7 @@ pub(super) fn draw_history(chart_span: ChartSpan, rows: &[HistoryColumn]) -> Vec
     }
     let span = chart_span.span;
     let missed = ("missed".to_owned(), "not watched");
+    let edited = (!edits.is_empty()).then(|| ("edit".to_owned(), "edit"));
     let phase_names = Phase::ALL_PHASES.into_iter().filter(|phase| *phase != Phase::Transfer);
     let phase_legend = phase_names.map(|phase| (format!("phase {}", phase.class()), phase.name()));
     let line = |name: &'static str| (format!("point {name}"), name);
@@ -115,15 +116,22 @@ pub(super) fn draw_history(chart_span: ChartSpan, rows: &[HistoryColumn]) -> Vec
     vec![
         figure(
             "Phases, means of checks that were up",
-            draw_phases(span, &phases),
-            phase_legend.chain([missed.clone()]).collect(),
+            draw_phases(span, &phases, edits),
+            phase_legend.chain([missed.clone()]).chain(edited.clone()).collect(),
         ),
         figure(
             "Percentiles",
-            draw_percentiles(span, &percentiles),
-            vec![line("p50"), line("p95"), line("p99"), missed.clone()],
+            draw_percentiles(span, &percentiles, edits),
+            [line("p50"), line("p95"), line("p99"), missed.clone()]
+                .into_iter()
+                .chain(edited.clone())
+                .collect(),
         ),
-        figure("Distribution", draw_heat_map(span, &histograms), vec![missed]),
+        figure(
+            "Distribution",
+            draw_heat_map(span, &histograms, edits),
+            [missed].into_iter().chain(edited).collect(),
+        ),
     ]
 }
 
@@ -218,7 +226,7 @@ mod tests {
         let now = at("2026-11-20T12:20:00Z");
         let span = ChartSpan::parse("24h", "", "", now).unwrap();
         let rows = [row("2026-11-20T09:00:00Z", 5, 0, 0), row("2026-11-20T10:00:00Z", 0, 0, 9)];
-        let figures = draw_history(span, &rows);
+        let figures = draw_history(span, &rows, &[]);
         assert_eq!(figures.len(), 3);
         for figure in figures {
             assert!(figure.chart.svg.contains("hatch-missed"), "{}", figure.title);

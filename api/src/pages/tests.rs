@@ -6,15 +6,20 @@ use picket_store::sites::SiteVersion;
 
 use super::{
     check::CheckPage,
+    first_answers::FirstAnswer,
     frame::{Frame, Section, Theme},
     list_page::{Cell, FormField, FormView, ListPage, TableView},
+    moment::MomentBar,
     overview::{FigureItem, IncidentItem, MatrixCell, OverviewPage, RegionRow, TroubleRow},
     parts::{Behind, Figure, Pager, StatusMark, TagLink, TimeMark},
-    site::{CheckItem, SitePage, SiteRegionRow, WarningItem},
+    site::{SitePage, WarningItem},
+    site_certificate::{CertificateItem, CertificateView},
+    site_edits::EditItem,
+    site_regions::{CheckItem, SiteRegionRow},
     sites::{SiteQuery, SiteRow, SitesPage},
 };
 use crate::charts::{
-    CellState, Observed, PhaseColumn, Span, StripCell, WaterfallCheck, draw_phases, draw_strip,
+    CellState, EditMark, Observed, PhaseColumn, Span, StripCell, WaterfallCheck, draw_phases, draw_strip,
     draw_waterfall,
 };
 use askama::Template;
@@ -101,13 +106,21 @@ fn overview_page(is_empty: bool) -> OverviewPage {
         more_trouble: Some("3 more".to_owned()),
         regions: vec![RegionRow {
             name: "eu-1".to_owned(),
-            status: StatusMark::Silent,
+            status: Some(StatusMark::Silent),
             silent_since: Some(TimeMark(now())),
             schedules: "7".to_owned(),
         }],
         incidents: vec![incident()],
+        moment: moment("/", is_empty),
         behind: behind(),
     }
+}
+
+/// The choice of a moment, with a past one if `is_past`.
+fn moment(path: &str, is_past: bool) -> MomentBar {
+    let now = now();
+    let at = is_past.then(|| now.saturating_sub(std::time::Duration::from_secs(7_200)));
+    MomentBar { path: path.to_owned(), at, now }
 }
 
 fn sites_page() -> SitesPage {
@@ -157,6 +170,15 @@ fn site_page() -> SitePage {
         may_write: true,
         is_enabled: true,
         is_new: true,
+        first_answers: vec![FirstAnswer {
+            region: "eu-1".to_owned(),
+            status: StatusMark::Up,
+            asked_at: TimeMark(now()),
+            total: "104 ms".to_owned(),
+            text: text(),
+        }],
+        first_refresh: 2,
+        moment: moment("/sites/7", false),
         interval: "30 s".to_owned(),
         problem: Some(text()),
         uptimes: vec![FigureItem { name: "24 hours", value: "100 %".to_owned(), note: text(), href: None }],
@@ -177,10 +199,24 @@ fn site_page() -> SitePage {
         region: "eu-1".to_owned(),
         charts: vec![Figure {
             title: "Phases",
-            chart: draw_phases(span, &columns),
+            chart: draw_phases(span, &columns, &[EditMark { at: span.from, number: 1 }]),
             legend: vec![("phase dns".to_owned(), "DNS")],
             zoom: Some((span.from, span.to)),
         }],
+        charts_note: text(),
+        edits: vec![EditItem { number: 1, at: TimeMark(span.from), text: text() }],
+        certificate: Some(CertificateView {
+            summary: text(),
+            chain: Some(text()),
+            warning: Some(text()),
+            items: vec![CertificateItem {
+                region: "eu-1".to_owned(),
+                expires_at: TimeMark(now()),
+                days_left: 8,
+                seen_at: TimeMark(now()),
+            }],
+            behind: behind(),
+        }),
         times_behind: behind(),
         incidents: vec![incident()],
         warnings: vec![WarningItem { status: StatusMark::Warning, text: text(), since: TimeMark(now()) }],
@@ -258,6 +294,7 @@ fn render_samples() -> Vec<(&'static str, String)> {
         ("overview of nothing", overview_page(true).render().unwrap()),
         ("sites", sites_page().render().unwrap()),
         ("site", site_page().render().unwrap()),
+        ("site of the past", SitePage { moment: moment("/sites/7", true), ..site_page() }.render().unwrap()),
         ("check", check_page().render().unwrap()),
         ("list", list_page().render().unwrap()),
     ]

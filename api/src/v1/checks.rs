@@ -9,7 +9,6 @@ use axum::{
     http::HeaderMap,
     response::{IntoResponse, Response},
 };
-use http::header;
 use picket_proto::{CheckRequest, CheckResult, RegionName, ValidationError, suggestion::suggest_name};
 use picket_runtime::{
     adhoc::{self, RegionReply, reply_limit},
@@ -18,8 +17,7 @@ use picket_runtime::{
 use picket_store::{adhoc_results::list_adhoc_results, regions::list_active_regions};
 use serde::Serialize;
 use serde_json::{Map, Value};
-use tokio::{sync::mpsc, time::timeout};
-use tokio_util::task::AbortOnDropHandle;
+use tokio::time::timeout;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
@@ -27,8 +25,9 @@ use uuid::Uuid;
 use crate::{
     access::{Checker, Reader},
     extract::{ApiPath, parse_json},
-    live::{event::encode_event, stream::respond_events},
+    live::event::encode_event,
     problem::{Problem, ProblemKind},
+    reply_stream::{ReplyStep, accepts_events, stream_replies},
     state::Api,
 };
 
@@ -134,7 +133,12 @@ async fn request_check(
     request.id = Some(id.clone());
     let limit = reply_limit(check.timeout);
     if accepts_events(&headers) {
-        return Ok(stream_replies(&api, request, regions, limit, id));
+        return Ok(stream_replies(&api, request, regions, limit, move |step| match step {
+            ReplyStep::Reply(region, reply) => encode_event("reply", None, &RegionAnswer::new(region, reply)),
+            ReplyStep::End { regions, error } => {
+                encode_event("end", None, &EndOfReplies { id: &id, regions, error })
+            }
+        }));
     }
     let mut results = Vec::new();
     let keep = |region, reply| results.push(RegionAnswer::new(region, reply));
@@ -176,11 +180,6 @@ fn report_lost_bus(error: &ConnectionLost) -> Problem {
     Problem::new(ProblemKind::BusUnavailable, error.to_string()).with_retry_after(5)
 }
 
-fn accepts_events(headers: &HeaderMap) -> bool {
-    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
-    accept.is_some_and(|accept| accept.contains("text/event-stream"))
-}
-
 /// Data of the event `end`.
 #[derive(Serialize)]
 struct EndOfReplies<'a> {
@@ -190,38 +189,6 @@ struct EndOfReplies<'a> {
     /// Why no more replies come.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
-}
-
-/// Sends each reply as it comes. The checks go on if the client leaves.
-fn stream_replies(
-    api: &Api,
-    request: CheckRequest,
-    regions: Vec<RegionName>,
-    limit: Duration,
-    id: String,
-) -> Response {
-    /// Replies that wait for the client; more regions than any installation has.
-    const MAX_WAITING: usize = 1_000;
-    let (sender, mut receiver) = mpsc::channel(MAX_WAITING);
-    let (client, stopping) = (api.bus.client.clone(), api.live.stopping());
-    let task = AbortOnDropHandle::new(tokio::spawn(async move {
-        let mut count = 0;
-        let send = |region, reply| {
-            count += 1;
-            let _ = sender.try_send(encode_event("reply", None, &RegionAnswer::new(region, reply)));
-        };
-        let done = tokio::select! {
-            done = adhoc::request_checks(&client, &request, &regions, limit, send) => done,
-            () = stopping.cancelled() => Err(ConnectionLost::new("this process is stopping")),
-        };
-        let error = done.err().map(|error| error.to_string());
-        let _ = sender.try_send(encode_event("end", None, &EndOfReplies { id: &id, regions: count, error }));
-    }));
-    respond_events(futures_util::stream::poll_fn(move |context| {
-        // The task ends with the stream.
-        let _ = &task;
-        receiver.poll_recv(context)
-    }))
 }
 
 /// Splits a body into the check request and its regions.

@@ -1,7 +1,5 @@
 //! The ledger: the account of every tick of a span.
 
-use std::time::Duration;
-
 use axum::{Json, extract::State};
 use picket_proto::{SiteId, Timestamp};
 use picket_store::ledger::{self, LedgerFilter, LedgerRow};
@@ -20,9 +18,6 @@ use crate::{
 pub(super) fn build_routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(read_ledger)).routes(routes!(read_site_ledger))
 }
-
-/// Length of the default span.
-const DEFAULT_SPAN: Duration = Duration::from_secs(3_600);
 
 api_row! {
     /// Ticks of a region.
@@ -150,7 +145,7 @@ async fn read_site_ledger(
 async fn account_for(api: &Api, query: &LedgerQuery, filter: LedgerFilter<'_>) -> Result<Ledger, Problem> {
     let (now, through) = ledger::read_accounted_through(&api.store).await?;
     let to = query.to.unwrap_or_else(|| ledger::find_closed_end(now, through));
-    let from = query.from.unwrap_or_else(|| to.saturating_sub(DEFAULT_SPAN));
+    let from = query.from.unwrap_or_else(|| to.saturating_sub(ledger::DEFAULT_SPAN));
     check_span(from, to)?;
     let permit = api.reports.acquire().await?;
     let rows = ledger::list_by_region(&api.store, from, to, filter).await?;

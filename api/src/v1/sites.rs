@@ -30,6 +30,7 @@ use super::{
 use crate::{
     access::{Access, Reader, Writer},
     extract::{ApiJson, ApiPath},
+    first_checks::request_first_checks,
     problem::{Problem, ProblemKind},
     state::Api,
 };
@@ -45,7 +46,10 @@ pub(super) fn build_routes() -> OpenApiRouter<Api> {
         .routes(routes!(read_site, replace_site, change_site, delete_site))
 }
 
-/// Adds a site. It is checked for the first time within its interval.
+/// Adds a site.
+///
+/// Each of its regions checks it at once, beside the schedule, unless NATS is away or the first checks of 20 other sites
+/// are running; `GET /sites/{site}/checks` lists the checks from its first tick on.
 #[utoipa::path(
     post, path = "/sites", tag = "sites", security(("token" = ["write"])), request_body = SiteFields,
     responses(
@@ -73,6 +77,7 @@ async fn create_site(
         Err(Error::DuplicateSite) => return Err(describe_duplicate(&api, &access, &spec).await),
         Err(error) => return Err(error.into()),
     };
+    request_first_checks(&api, [(id, &spec)]);
     let created = find_site(&api, &access, id).await?;
     let mut response = respond_with_site(&created, &access);
     *response.status_mut() = StatusCode::CREATED;

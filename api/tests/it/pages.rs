@@ -107,6 +107,110 @@ async fn site_page_shows_charts_regions_and_checks() {
     assert_eq!(ids.len(), ids.iter().collect::<BTreeSet<_>>().len(), "{ids:?}");
 }
 
+/// The fleet's closed incidents were open nine days and half an hour ago.
+const PAST_INCIDENT: &str = "now() - interval '9 days 30 minutes'";
+
+async fn read_moment(api: &TestApi, sql: &str) -> String {
+    let text = format!("SELECT to_char(({sql}) AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')");
+    sqlx::query_scalar(sqlx::AssertSqlSafe(text)).fetch_one(&api.pool).await.unwrap()
+}
+
+#[tokio::test]
+async fn pages_as_of_a_past_moment_show_what_was_known_then() {
+    let api = start_fleet().await;
+    let moment = read_moment(&api, PAST_INCIDENT).await;
+
+    let overview = open_page(&api, &format!("/?at={moment}"), None).await;
+    assert_eq!(text_of(&overview, "h1"), "2 sites were down");
+    assert!(list_links(&overview).contains("/sites/27"), "{:?}", list_links(&overview));
+    assert!(overview.iter().all(|element| element.attribute("data-refresh").is_none()));
+    let site = api.get(&format!("/sites/{SITE}?at={moment}"), None).await;
+    parse_page("a site of the past", &site);
+    assert!(site.text.contains("As of <time") && site.text.contains("Then, by region"), "{}", site.text);
+    assert!(!site.text.contains("Just added"), "{}", site.text);
+    // Between the incidents the site was up, and the form of a browser has no zone.
+    let quiet = read_moment(&api, "now() - interval '5 hours'").await;
+    let between = api.get(&format!("/sites/{SITE}?at={}", &quiet[..16]), None).await;
+    assert!(between.text.contains("no incident was open"), "{}", between.text);
+    assert_eq!(text_of(&open_page(&api, &format!("/?at={quiet}"), None).await, "h1"), "No site was down");
+    let reader = api.create_token(&[Scope::Read], Some(&["customer-7"])).await;
+    let limited = open_page(&api, &format!("/?at={moment}"), Some(&reader)).await;
+    assert_eq!(text_of(&limited, "h1"), "1 site was down");
+    for refused in ["/?at=tomorrow", "/sites/7?at=2999-01-01T00:00:00Z"] {
+        let answer = api.get(refused, Some(&reader)).await;
+        assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY, "{refused}");
+        assert!(answer.text.contains("a time in UTC such as"), "{refused}: {}", answer.text);
+    }
+}
+
+#[tokio::test]
+async fn site_page_marks_edits_and_names_the_end_of_the_certificate() {
+    let api = start_fleet().await;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
+        "UPDATE picket.sites SET interval_seconds = 30, headers = '{{\"x-key\": \"hunter2\"}}' WHERE id = {SITE}"
+    )))
+    .execute(&api.pool)
+    .await
+    .unwrap();
+
+    let page = api.get(&format!("/sites/{SITE}"), None).await;
+
+    let elements = parse_page("a site", &page);
+    let marks = elements.iter().filter(|element| element.attribute("class") == Some("edit")).count();
+    // On each of the three charts, and in the legend of each.
+    assert_eq!(marks, 6, "{}", page.text);
+    assert!(
+        page.text.contains("interval 30 s instead of 1 min (ap-south, eu, eu-west, us-east)"),
+        "{}",
+        page.text
+    );
+    assert!(!page.text.contains("hunter2"));
+    let region = elements.iter().find(|element| element.attribute("aria-labelledby") == Some("certificate"));
+    assert!(region.is_some() && page.text.contains("59 days left."), "{}", page.text);
+    // The account of the page is that of the API.
+    let ledger = api.get(&format!("/api/v1/sites/{SITE}/ledger"), None).await.json();
+    let line = format!("{} in gaps, {} unaccounted", ledger["gap"], ledger["unaccounted"]);
+    let spaced = page.text.replace('\u{202f}', "");
+    assert!(spaced.contains(&line), "{line}: {spaced}");
+}
+
+#[tokio::test]
+async fn first_answers_stand_on_the_page_of_a_new_site_until_its_ticks_come() {
+    let api = TestApi::start().await;
+    let added = post_form(&api, "/sites/new", None, "url=https%3A%2F%2Fexample.com%2F&interval=1h").await;
+    let site = added.header("location").to_owned();
+    let number: i64 = site.trim_start_matches("/sites/").parse().unwrap();
+    assert!(!api.get(&site, None).await.text.contains("First checks"));
+    let answer = |url: &str, outcome: &str| {
+        format!(
+            "INSERT INTO picket.adhoc_results (requested_at, id, region, prober, url, outcome, http_status, total_us)
+             VALUES (now(), 'first-check-of-site-{number}', 'eu', '{outcome}', '{url}', '{outcome}', 200, 12345)"
+        )
+    };
+    for sql in [answer("https://example.com/", "up"), answer("https://other.example/", "down")] {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&api.pool).await.unwrap();
+    }
+
+    let page = api.get(&site, None).await;
+
+    parse_page(&site, &page);
+    let first = page.text.split("id=\"first\"").nth(1).unwrap().split("</section>").next().unwrap();
+    // What somebody else checked by the same id is not an answer about this site.
+    assert!(first.contains("12.3 ms") && !first.contains("down"), "{first}");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
+        "INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome)
+         SELECT tick, site_id, region_id, 'scheduled', 'up'
+         FROM picket.schedules
+         CROSS JOIN picket.ticks(interval_ms, phase_ms, valid_from - interval '2 hours', NULL, now() - interval '1 hour', now()) AS tick
+         WHERE site_id = {number}"
+    )))
+    .execute(&api.pool)
+    .await
+    .unwrap();
+    let page = api.get(&site, None).await;
+    assert!(!page.text.contains("First checks") && !page.text.contains("Just added"), "{}", page.text);
+}
+
 #[tokio::test]
 async fn check_page_has_a_waterfall_and_the_other_regions() {
     let api = start_fleet().await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use picket_harness::{eventually, proc, sse::SseStream};
+use picket_harness::{eventually, proc, servers, sse::SseStream};
 use picket_proto::{Outcome, subject};
 use serde_json::Value;
 
@@ -32,6 +32,51 @@ async fn without_nats_live_says_so_the_rest_works_and_results_come_again_with_it
     stream.expect_event("result").await;
     late.expect_event("result").await;
     drop((stream, late));
+    api.drain().await;
+}
+
+#[tokio::test]
+async fn without_postgres_live_goes_on_and_reads_say_so() {
+    let mut postgres = servers::start_postgres().await;
+    let stack = TestStack::start_on(postgres.create_database().await).await;
+    let api = stack.start_api().await;
+    let (_, token) = stack.create_token(None).await;
+    let mut stream = api.follow_with(&token, "?event=result").await;
+    assert_eq!(stream.expect_event("bus").await.data, r#"{"connected":true}"#);
+    stack.wait_api_subjects(&["picket.result.>"]).await;
+
+    postgres.stop().await;
+
+    let (client, base) = (reqwest::Client::new(), format!("http://{}", api.address));
+    let get =
+        async |path: &str| client.get(format!("{base}{path}")).bearer_auth(&token).send().await.unwrap();
+    eventually(TEST_TIMEOUT, "reads to say that the database is away", async || {
+        let answer = get("/api/v1/sites").await;
+        let is_problem = answer.headers()["content-type"] == "application/problem+json";
+        if answer.status() == 503 && is_problem { Ok(()) } else { Err(answer.status()) }
+    })
+    .await;
+    assert_eq!(get("/live").await.status(), 503);
+    // Beyond the next comment, before which the rights of the viewer are looked up again.
+    let mut delivered = 0;
+    while stream.comments == 0 {
+        stack.publish_result(delivered, "eu", Outcome::Up).await;
+        let event = stream.expect_event("result").await;
+        let result: Value = serde_json::from_str(&event.data).unwrap();
+        assert_eq!(result["site_id"].as_i64(), Some(delivered));
+        delivered += 1;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    stack.publish_result(delivered, "eu", Outcome::Down).await;
+    assert!(stream.expect_event("result").await.data.contains(r#""outcome":"down""#));
+
+    postgres.start().await;
+    eventually(TEST_TIMEOUT, "reads to recover", async || {
+        let status = get("/api/v1/sites").await.status();
+        if status.is_success() { Ok(()) } else { Err(status) }
+    })
+    .await;
+    drop(stream);
     api.drain().await;
 }
 

@@ -3,6 +3,7 @@
 
 mod checks;
 mod faults;
+mod first_checks;
 mod prometheus;
 mod stack;
 mod streams;

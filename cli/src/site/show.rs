@@ -28,8 +28,8 @@ pub(super) async fn show_site(store: &Store, site: &Site, output: OutputOptions)
     let record = SiteRecord::from(site);
     let whole = SiteDetails {
         record: &record,
-        schedules: site_status::list_schedules(store, site.id).await?,
-        results: site_status::list_recent_checks(store, site.id, RESULTS_PER_REGION).await?,
+        schedules: site_status::list_schedules(store, site.id, None).await?,
+        results: site_status::list_recent_checks(store, site.id, RESULTS_PER_REGION, None).await?,
     };
     if output.output == OutputFormat::Json {
         return print_data(&to_pretty_json(&[whole]));

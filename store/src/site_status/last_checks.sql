@@ -8,9 +8,14 @@ JOIN picket.regions AS region ON region.id = schedule.region_id
 CROSS JOIN generate_series(0, $2) AS age
 JOIN picket.check_results AS result
   ON result.scheduled_at = to_timestamp(0) + interval '1 millisecond' * (
-         (floor((extract(epoch FROM now()) * 1000 - schedule.phase_ms) / schedule.interval_ms)::bigint - age)
+         (floor((extract(epoch FROM coalesce($3::timestamptz, now())) * 1000 - schedule.phase_ms) / schedule.interval_ms)::bigint - age)
          * schedule.interval_ms + schedule.phase_ms)
  AND result.site_id = schedule.site_id AND result.region_id = schedule.region_id AND result.kind = 'scheduled'
-WHERE schedule.site_id = $1 AND schedule.valid_to IS NULL
+WHERE schedule.site_id = $1
+  AND CASE WHEN $3::timestamptz IS NULL THEN schedule.valid_to IS NULL
+           ELSE schedule.valid_from <= $3 AND (schedule.valid_to IS NULL OR schedule.valid_to > $3) END
 ORDER BY result.scheduled_at DESC, region.name
-LIMIT $2 * (SELECT count(*) FROM picket.schedules WHERE site_id = $1 AND valid_to IS NULL)
+LIMIT $2 * (SELECT count(*) FROM picket.schedules
+            WHERE site_id = $1
+              AND CASE WHEN $3::timestamptz IS NULL THEN valid_to IS NULL
+                       ELSE valid_from <= $3 AND (valid_to IS NULL OR valid_to > $3) END)

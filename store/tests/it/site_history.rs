@@ -5,15 +5,18 @@ use std::time::Duration;
 use picket_proto::{CheckKind, Outcome, RegionName, SiteId};
 use picket_store::{
     Error,
-    certificates::list_certificates,
+    certificates::{list_certificates, list_site_certificates},
     housekeeping,
     incident_pages::{EpisodeFilter, list_incidents},
+    ledger::{LedgerFilter, LedgerRow, list_by_region},
+    moments::{MomentCounts, count_sites_at, list_regions_at},
     regions::list_region_overview,
     site_counts::count_states,
     site_history::{
         ChecksFilter, Span, find_check, list_checks_page, list_latency, list_schedule_changes, load_heat_map,
         require_site, sum_ticks,
     },
+    site_status::{list_recent_checks, list_schedules},
 };
 
 use crate::{rollups::World, wall_clock_now};
@@ -180,6 +183,16 @@ async fn incidents_edits_and_certificate_of_a_site_and_the_overview_of_all() {
     let certificates = list_certificates(&world.store, None, None, None, 10).await.unwrap();
     let seen = certificates.iter().find(|certificate| certificate.site_id == SITE.0);
     assert_eq!(seen.map(|certificate| certificate.days_left), Some(8));
+    let by_region = list_site_certificates(&world.store, SITE).await.unwrap();
+    let newest =
+        "SELECT max(scheduled_at) FROM report.checks WHERE site_id = 1 AND kind = 'scheduled' AND region = ";
+    for (certificate, region) in by_region.iter().zip(["eu", "us"]) {
+        assert_eq!(certificate.region, region);
+        assert_eq!(Some(certificate.expires_at), seen.map(|certificate| certificate.expires_at));
+        let expected = world.query_text(&format!("picket.wire_time(({newest} '{region}'))")).await;
+        assert_eq!(certificate.seen_at.0, expected.parse().unwrap(), "{region}");
+    }
+    assert_eq!(by_region.len(), 2);
 
     let sales = ["sales".to_owned()];
     require_site(&world.store, SITE, Some(&sales)).await.unwrap();
@@ -201,4 +214,76 @@ async fn incidents_edits_and_certificate_of_a_site_and_the_overview_of_all() {
         .await
         .unwrap_err();
     assert!(matches!(&none, Error::Invalid(error) if error.field == "cursor"), "{none:?}");
+}
+
+#[tokio::test]
+async fn the_ledger_of_a_site_is_its_part_of_the_ledger_of_all() {
+    let world = new_world().await;
+    world
+        .execute_sql(
+            "DELETE FROM picket.check_results WHERE site_id = 1 AND picket.hash32(scheduled_at::text) % 7 = 0;
+             UPDATE picket.sites SET interval_seconds = 30 WHERE id = 1;
+             INSERT INTO picket.gaps (shard, gap_from, gap_to)
+             SELECT shard, now() - interval '100 minutes', now() - interval '70 minutes' FROM picket.sites WHERE id = 1;
+             INSERT INTO picket.gaps (shard, gap_from, gap_to)
+             SELECT shard, now() - interval '80 minutes', now() - interval '61 minutes' FROM picket.sites WHERE id = 1",
+        )
+        .await;
+    let now = wall_clock_now();
+    // The filter by tags reads the function of all sites.
+    let sales = ["sales".to_owned()];
+    let mut sum = LedgerRow::default();
+    for (from, to) in [(300, 0), (95, 75), (61, 1), (17, 16), (600, 400)] {
+        let ago = |minutes: u64| now.saturating_sub(Duration::from_secs(minutes * 60));
+        let read = async |tags| {
+            let filter = LedgerFilter { tags, site: Some(SITE) };
+            let rows = list_by_region(&world.store, ago(from), ago(to), filter).await.unwrap();
+            // Rows of one site are sums over it alone.
+            rows.into_iter().map(|row| LedgerRow { site_id: None, ..row }).collect::<Vec<_>>()
+        };
+        let of_site = read(None).await;
+        assert_eq!(of_site, read(Some(sales.as_slice())).await, "{from} to {to} minutes ago");
+        if let Some(row) = of_site.first().filter(|_| from == 300) {
+            sum = row.clone();
+        }
+    }
+    assert!(sum.up > 0 && sum.down > 0 && sum.missed > 0 && sum.gap > 0 && sum.unaccounted > 0, "{sum:?}");
+}
+
+#[tokio::test]
+async fn a_past_moment_has_the_schedules_checks_and_incidents_of_its_time() {
+    let world = new_world().await;
+    world
+        .execute_sql(
+            "INSERT INTO picket.incidents (site_id, opened_at, closed_at, first_failure_at, regions) VALUES
+                 (1, now() - interval '90 minutes', now() - interval '30 minutes', now() - interval '91 minutes', '{eu}'),
+                 (3, now() - interval '90 minutes', NULL, now() - interval '91 minutes', '{eu}');
+             DELETE FROM picket.sites WHERE id = 2;
+             UPDATE picket.sites SET regions = '{eu}', interval_seconds = 30 WHERE id = 1",
+        )
+        .await;
+    let ago = |minutes: u64| wall_clock_now().saturating_sub(Duration::from_secs(minutes * 60));
+    let sales = ["sales".to_owned()];
+
+    let hour_ago = count_sites_at(&world.store, None, ago(60)).await.unwrap();
+    assert_eq!(hour_ago, MomentCounts { scheduled: 3, down: 2, warned: 0 });
+    let limited = count_sites_at(&world.store, Some(&sales), ago(60)).await.unwrap();
+    assert_eq!(limited, MomentCounts { scheduled: 2, down: 1, warned: 0 });
+    let now = count_sites_at(&world.store, None, ago(0)).await.unwrap();
+    assert_eq!(now, MomentCounts { scheduled: 2, down: 1, warned: 0 });
+    let regions = |minutes| list_regions_at(&world.store, None, ago(minutes));
+    assert_eq!(regions(60).await.unwrap(), [("eu".to_owned(), 3), ("us".to_owned(), 3)]);
+    assert_eq!(regions(0).await.unwrap(), [("eu".to_owned(), 2), ("us".to_owned(), 1)]);
+
+    let names = async |at| {
+        let schedules = list_schedules(&world.store, SITE, at).await.unwrap();
+        schedules.into_iter().map(|schedule| (schedule.region, schedule.interval_ms)).collect::<Vec<_>>()
+    };
+    assert_eq!(names(None).await, [("eu".to_owned(), 30_000)]);
+    assert_eq!(names(Some(ago(60))).await, [("eu".to_owned(), 60_000), ("us".to_owned(), 60_000)]);
+    let checks = list_recent_checks(&world.store, SITE, 5, Some(ago(60))).await.unwrap();
+    assert_eq!(checks.len(), 10);
+    for check in &checks {
+        assert!(check.scheduled_at <= ago(60) && check.scheduled_at >= ago(67), "{check:?}");
+    }
 }

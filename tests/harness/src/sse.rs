@@ -33,6 +33,8 @@ pub struct SseStream {
     text: String,
     /// Last value of the field `retry`.
     pub retry: Option<u64>,
+    /// Number of received comments.
+    pub comments: usize,
     is_ended: bool,
 }
 
@@ -67,7 +69,7 @@ impl SseStream {
         };
         let head = String::from_utf8_lossy(&raw[..end]).into_owned();
         let raw = raw.split_off(end + 4);
-        Ok(Self { connection, head, raw, text: String::new(), retry: None, is_ended: false })
+        Ok(Self { connection, head, raw, text: String::new(), retry: None, comments: 0, is_ended: false })
     }
 
     /// Opens a stream by GET.
@@ -143,6 +145,7 @@ impl SseStream {
                     event.data.push_str(data);
                 }
                 Some(("retry", retry)) => self.retry = retry.parse().ok(),
+                None if line.starts_with(':') => self.comments += 1,
                 _ => {}
             }
         }

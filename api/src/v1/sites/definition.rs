@@ -21,6 +21,7 @@ use self::decode::{build_pointer_of_site, decode_definition, refuse_regions, req
 use crate::{
     access::{Access, Writer},
     extract::{ApiQuery, JsonText, parse_json},
+    first_checks::request_first_checks,
     problem::{Problem, ProblemKind},
     state::Api,
     v1::{
@@ -111,6 +112,8 @@ struct RemovedSite {
 /// it does not name. Among the sites with the url, method, regex and not_regex of an entry, it is that with the
 /// same options and assertions, or else with the same name, or else the only one that is left. The value `(hidden)` of
 /// a header or the body keeps that of the site.
+///
+/// Up to 20 added sites are checked at once, beside their schedules; the others wait for their first tick.
 #[utoipa::path(
     put, path = "/sites", tag = "sites", security(("token" = ["write"])), params(DefinitionQuery),
     request_body(content = Definition, description = "At most 16 MiB"),
@@ -151,7 +154,11 @@ pub(super) async fn apply_definition(
                 let detail = "other clients keep changing these sites; nothing was changed";
                 return Err(Problem::new(ProblemKind::Conflict, detail));
             }
-            added => return Ok(Json(AppliedDefinition::new(plan, Some(added?)))),
+            added => {
+                let added = added?;
+                request_first_checks(&api, added.iter().copied().zip(&plan.add));
+                return Ok(Json(AppliedDefinition::new(plan, Some(added))));
+            }
         }
     }
 }
