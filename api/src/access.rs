@@ -44,7 +44,7 @@ struct Authentication(Result<Access, Problem>);
 pub(crate) async fn authenticate(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
     let client = Client::resolve(peer, request.headers(), &api.config.trusted_proxies);
-    let is_local = is_local_request(&client, request.uri(), request.headers());
+    let is_local = is_local_request(&client, request.version(), request.uri(), request.headers());
     let is_secure = client.is_secure(is_local);
     let credential = Credential::find(request.headers(), is_secure);
     let activity = Activity::of_request(request.method(), request.headers());

@@ -1,8 +1,8 @@
 //! The first check of a new site: requested at once from each of its regions, so that there is a verdict in seconds
 //! whatever the interval. It takes the place of no tick and is in no ledger.
 //!
-//! Bound: the permits of the state, one for each site whose check runs. Loss: a site beyond that, and each one while NATS is away, is
-//! counted and waits for its first tick.
+//! Bound: the permits of the state, one for each site whose check runs, and the limit of ad-hoc checks of the sender.
+//! Loss: a site beyond that, and each one while NATS is away, is counted and waits for its first tick.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use picket_runtime::adhoc::{self, reply_limit};
 use picket_store::regions::list_active_regions;
 use tracing::debug;
 
-use crate::{metrics::FirstCheckOutcome, state::Api};
+use crate::{access::Access, metrics::FirstCheckOutcome, state::Api};
 
 /// Id of a site's first check, under which its results are stored. No id that the API gives to other checks has this
 /// form.
@@ -20,13 +20,18 @@ pub(crate) fn build_first_check_id(site: SiteId) -> String {
 }
 
 /// Requests the first checks of added sites, in the background.
-pub(crate) fn request_first_checks<'a>(api: &Api, added: impl IntoIterator<Item = (SiteId, &'a SiteSpec)>) {
+pub(crate) fn request_first_checks<'a>(
+    api: &Api,
+    access: &Access,
+    added: impl IntoIterator<Item = (SiteId, &'a SiteSpec)>,
+) {
     for (site, spec) in added.into_iter().filter(|(_, spec)| spec.enabled) {
         if api.require_bus().is_err() {
             api.metrics.count_first_check(FirstCheckOutcome::BusAway);
             continue;
         }
-        let Ok(permit) = Arc::clone(&api.first_checks).try_acquire_owned() else {
+        let permit = Arc::clone(&api.first_checks).try_acquire_owned().ok();
+        let Some(permit) = permit.filter(|_| api.limits.adhoc.check(access).is_ok()) else {
             api.metrics.count_first_check(FirstCheckOutcome::TooMany);
             continue;
         };

@@ -52,7 +52,7 @@ impl Permits {
     ///
     /// # Errors
     /// If none is free in time.
-    pub(crate) async fn acquire(&self) -> Result<OwnedSemaphorePermit, Problem> {
+    async fn acquire(&self) -> Result<OwnedSemaphorePermit, Problem> {
         match timeout(Self::MAX_WAIT, self.semaphore.clone().acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
             // The semaphore is never closed.
@@ -62,6 +62,24 @@ impl Permits {
                 Err(Problem::new(ProblemKind::Overloaded, detail).with_retry_after(Self::RETRY_AFTER_SECONDS))
             }
         }
+    }
+
+    /// Runs work in a task of its own. The work goes on to its end, and has its permit until then, if the request is
+    /// given up meanwhile: a statement keeps its database connection for as long.
+    ///
+    /// # Errors
+    /// If no permit is free in time.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let permit = self.acquire().await?;
+        let run = tokio::spawn(async move {
+            let result = work.await;
+            drop(permit);
+            result
+        });
+        run.await.map_err(|error| Problem::internal(&error))
     }
 
     /// Runs work that takes a processor on a thread for such work. The work ends by itself, and has its permit until
@@ -104,6 +122,23 @@ mod tests {
         assert_eq!(refusal.retry_after(), Some(Permits::RETRY_AFTER_SECONDS));
         drop(held);
         assert_eq!(permits.run_blocking(|| 7).await.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn a_statement_of_a_request_that_is_given_up_keeps_its_permit_until_it_ends() {
+        let permits = Permits::new("works", 1, Refusal::ReportLimit, &Metrics::new(&Health::new()));
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        let mut running = Box::pin(permits.run(async move {
+            let _ = ended.await;
+        }));
+        assert!(timeout(Duration::ZERO, &mut running).await.is_err());
+
+        drop(running);
+        tokio::task::yield_now().await;
+        assert_eq!(permits.semaphore.available_permits(), 0);
+
+        end.send(()).unwrap();
+        drop(permits.acquire().await.unwrap());
     }
 
     #[tokio::test]

@@ -33,6 +33,9 @@ impl Pipeline for ApiPipeline {
         let api = self.api.clone();
         let sweeper = async move { api.limits.sweep_regularly().await };
         spawn_task("limits_sweeper", sweeper, supervisor.clone()).await?;
+        let api = self.api.clone();
+        let learner = async move { api.authenticator.learn_regularly().await };
+        spawn_task("credential_learner", learner, supervisor.clone()).await?;
         let router = build_router(&self.api);
         let (metrics, stopping) = (self.api.metrics.clone(), self.api.stopping.clone());
         let max_connections = self.api.config.max_connections;

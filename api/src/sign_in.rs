@@ -87,7 +87,8 @@ impl FromRequestParts<Api> for Browser {
     async fn from_request_parts(parts: &mut Parts, _: &Api) -> Result<Self, Problem> {
         let client = parts.extensions.get::<Client>().cloned();
         let client = client.ok_or_else(|| Problem::new(ProblemKind::Internal, "the client is unknown"))?;
-        let is_secure = client.is_secure(is_local_request(&client, &parts.uri, &parts.headers));
+        let is_secure =
+            client.is_secure(is_local_request(&client, parts.version, &parts.uri, &parts.headers));
         Ok(Self { client, is_secure })
     }
 }
@@ -152,7 +153,9 @@ async fn sign_out(
         }
         // A session that is over needs no query, of which a flood of cookies would make as many.
         (Ok(_), None) => {}
-        (Err(problem), _) if problem.status() == StatusCode::UNAUTHORIZED => {}
+        // The cookie is removed all the same.
+        (Err(problem), _)
+            if [StatusCode::UNAUTHORIZED, StatusCode::TOO_MANY_REQUESTS].contains(&problem.status()) => {}
         (Err(problem), _) => return Err(problem),
     }
     let jar = CookieJar::new().add(build_removal_cookie(browser.is_secure));

@@ -83,6 +83,24 @@ pub async fn create_session(
     Ok((secret, end.into()))
 }
 
+/// Lists the SHA-256 hashes of valid tokens and sessions, at most `limit` of them.
+///
+/// # Errors
+/// If the database cannot be reached in time.
+pub async fn list_credential_hashes(store: &Store, limit: u64) -> Result<Vec<Vec<u8>>, Error> {
+    let query = sqlx::query_scalar(
+        "SELECT token_hash FROM picket.api_tokens
+         WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > clock_timestamp())
+         UNION ALL
+         SELECT session_hash FROM picket.sessions
+         WHERE expires_at > clock_timestamp() AND last_used_at > clock_timestamp() - make_interval(secs => $1)
+         LIMIT $2",
+    )
+    .bind(interval_seconds(SESSION_IDLE_LIMIT))
+    .bind(i64::try_from(limit).unwrap_or(i64::MAX));
+    store.with_timeout(SESSIONS_TIMEOUT, "list tokens and sessions", query.fetch_all(&store.pool)).await
+}
+
 /// Finds the session with this secret, unless it or its token has ended.
 ///
 /// # Errors

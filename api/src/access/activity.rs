@@ -18,8 +18,10 @@ impl Activity {
     pub(crate) fn of_request(method: &Method, headers: &HeaderMap) -> Self {
         // A browser opens a stream of events again by itself, without any header of the page.
         let accept = headers.get(header::ACCEPT).map(|value| value.as_bytes());
-        let is_stream = *method == Method::GET && accept == Some(b"text/event-stream");
-        if is_stream || headers.contains_key(BACKGROUND_HEADER) { Self::Background } else { Self::Active }
+        let is_stream = accept == Some(b"text/event-stream");
+        let is_background = is_stream || headers.contains_key(BACKGROUND_HEADER);
+        // A page changes nothing by itself.
+        if is_background && *method == Method::GET { Self::Background } else { Self::Active }
     }
 }
 
@@ -39,6 +41,7 @@ mod tests {
         assert_eq!(activity(Method::GET, BACKGROUND_HEADER, "1"), Activity::Background);
         assert_eq!(activity(Method::GET, "accept", "text/event-stream"), Activity::Background);
         assert_eq!(activity(Method::POST, "accept", "text/event-stream"), Activity::Active);
+        assert_eq!(activity(Method::POST, BACKGROUND_HEADER, "1"), Activity::Active);
         assert_eq!(activity(Method::GET, "accept", "text/html"), Activity::Active);
     }
 

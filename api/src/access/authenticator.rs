@@ -13,6 +13,7 @@ use http::{HeaderMap, header};
 use moka::future::Cache;
 use picket_store::{Store, api_tokens, sessions};
 use sha2::{Digest, Sha256};
+use tokio::time::sleep;
 use tracing::debug;
 
 use super::{activity::Activity, cookie::find_session_secret, rights::Access};
@@ -108,6 +109,23 @@ impl Authenticator {
         self.familiar.contains_key(&credential.cache_key())
     }
 
+    /// Learns which tokens and sessions are valid, each minute, so that a flood of guesses refuses no valid one.
+    /// Never returns.
+    pub(crate) async fn learn_regularly(&self) {
+        const LEARN_INTERVAL: Duration = Duration::from_secs(60);
+        loop {
+            match sessions::list_credential_hashes(&self.store, Self::MAX_ENTRIES).await {
+                Ok(hashes) => {
+                    for hash in hashes.iter().filter_map(|hash| <[u8; 32]>::try_from(hash.as_slice()).ok()) {
+                        self.familiar.insert(hash, ()).await;
+                    }
+                }
+                Err(error) => debug!(%error, "could not read which tokens are valid"),
+            }
+            sleep(LEARN_INTERVAL).await;
+        }
+    }
+
     /// Rights of a credential; `None` if it is not valid. A background request does not count as a use.
     ///
     /// # Errors
@@ -118,7 +136,8 @@ impl Authenticator {
         activity: Activity,
     ) -> Result<Option<Access>, picket_store::Error> {
         let key = credential.cache_key();
-        let is_background = activity == Activity::Background;
+        // Programs have no pages that refresh themselves: each use of a token is recorded.
+        let is_background = activity == Activity::Background && matches!(credential, Credential::Session(_));
         if let Some(known) = self.known.get(&key).await
             && (known.is_use_recorded || is_background)
         {

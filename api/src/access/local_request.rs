@@ -5,15 +5,19 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, Uri, header, uri::Authority};
+use http::{HeaderMap, Uri, Version, header, uri::Authority};
 
 use super::client::Client;
 
 /// True if a program of this machine sent the request, on its own or for a person, and no website did.
-pub(crate) fn is_local_request(client: &Client, uri: &Uri, headers: &HeaderMap) -> bool {
+pub(crate) fn is_local_request(client: &Client, version: Version, uri: &Uri, headers: &HeaderMap) -> bool {
     let is_loopback = client.address.is_some_and(|address| address.is_loopback());
     is_loopback
         && !client.is_forwarded
+        // nginx without further configuration forwards by HTTP/1.0, under the name of the backend and without a
+        // header of its own.
+        && version >= Version::HTTP_11
+        && !is_followed_from_elsewhere(headers)
         && find_host(uri, headers).is_some_and(|host| is_loopback_host(&host))
         && headers.get_all(header::ORIGIN).iter().all(|origin| {
             let origin = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
@@ -43,6 +47,17 @@ pub(crate) fn is_loopback_host(host: &str) -> bool {
         || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
+/// True if the page that sent the request has another host than this machine although the browser took both for one
+/// origin: a proxy has replaced the host.
+fn is_followed_from_elsewhere(headers: &HeaderMap) -> bool {
+    let is_same_origin = headers.get("sec-fetch-site").is_some_and(|site| site.as_bytes() == b"same-origin");
+    is_same_origin
+        && headers.get(header::REFERER).is_some_and(|page| {
+            let page = page.to_str().ok().and_then(|page| page.parse::<Uri>().ok());
+            page.is_none_or(|page| !page.host().is_some_and(is_loopback_host))
+        })
+}
+
 /// True for what a page of another site loads, such as an image. A link that a person follows is none.
 fn is_sent_by_other_site(headers: &HeaderMap) -> bool {
     let value_of = |name| headers.get(name).map(|value| value.as_bytes());
@@ -65,7 +80,7 @@ mod tests {
         }
         let peer = SocketAddr::new(address.parse().unwrap(), 1);
         let client = Client::resolve(Some(peer), &map, &[]);
-        is_local_request(&client, &Uri::from_static("/"), &map)
+        is_local_request(&client, Version::HTTP_11, &Uri::from_static("/"), &map)
     }
 
     #[test]
@@ -104,5 +119,21 @@ mod tests {
             assert!(!is_local("127.0.0.1", headers), "{headers:?}");
         }
         assert!(!is_local("192.0.2.1", &[host]));
+    }
+
+    #[test]
+    fn a_request_through_a_proxy_without_a_header_of_its_own_is_not_local() {
+        let peer = SocketAddr::new("127.0.0.1".parse().unwrap(), 1);
+        let mut headers = HeaderMap::new();
+        headers.insert("host", "127.0.0.1:8088".parse().unwrap());
+        let client = Client::resolve(Some(peer), &headers, &[]);
+        for (version, expected) in [(Version::HTTP_10, false), (Version::HTTP_11, true)] {
+            let uri = Uri::from_static("/");
+            assert_eq!(is_local_request(&client, version, &uri, &headers), expected, "{version:?}");
+        }
+        let host = ("host", "127.0.0.1:8088");
+        let same = ("sec-fetch-site", "same-origin");
+        assert!(!is_local("127.0.0.1", &[host, same, ("referer", "https://picket.example/sites")]));
+        assert!(is_local("127.0.0.1", &[host, same, ("referer", "http://127.0.0.1:8088/sites")]));
     }
 }

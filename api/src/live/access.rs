@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, Uri};
+use http::{HeaderMap, Uri, Version};
 use tokio::time::timeout;
 
 use super::stream::AccessCheck;
@@ -25,12 +25,14 @@ pub(crate) fn build_access_check(
     api: &Api,
     access: Access,
     client: &Client,
+    version: Version,
     uri: &Uri,
     headers: &HeaderMap,
 ) -> AccessCheck {
     /// Shorter than a client notices; other events wait meanwhile.
     const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
-    let credential = Credential::find(headers, client.is_secure(is_local_request(client, uri, headers)));
+    let credential =
+        Credential::find(headers, client.is_secure(is_local_request(client, version, uri, headers)));
     let api = api.clone();
     Box::new(move || {
         let (api, access, credential) = (api.clone(), access.clone(), credential.clone());

@@ -23,9 +23,9 @@ pub(super) async fn show_incidents(
     PageQuery(query): PageQuery<ReportQuery>,
 ) -> Result<Response, PageError> {
     let filter = query.to_filter(&visitor, DEFAULT_DAYS)?;
-    let permit = api.reports.acquire().await.map_err(|problem| visitor.fail(problem))?;
-    let rows = reports::report_incidents(&api.store, &filter).await.map_err(|error| visitor.fail(error))?;
-    drop(permit);
+    let store = api.store.clone();
+    let read = api.reports.run(async move { reports::report_incidents(&store, &filter).await }).await;
+    let rows = read.map_err(|problem| visitor.fail(problem))?.map_err(|error| visitor.fail(error))?;
     let open = rows.iter().filter(|row| row.closed_at.is_none()).count();
     let subline = match rows.len() {
         count @ ..=MAX_ROWS => format!("{count} in this span, {open} open"),
@@ -48,9 +48,9 @@ pub(super) async fn show_warnings(
     PageQuery(query): PageQuery<ReportQuery>,
 ) -> Result<Response, PageError> {
     let filter = query.to_filter(&visitor, DEFAULT_DAYS)?;
-    let permit = api.reports.acquire().await.map_err(|problem| visitor.fail(problem))?;
-    let rows = reports::report_warnings(&api.store, &filter).await.map_err(|error| visitor.fail(error))?;
-    drop(permit);
+    let store = api.store.clone();
+    let read = api.reports.run(async move { reports::report_warnings(&store, &filter).await }).await;
+    let rows = read.map_err(|problem| visitor.fail(problem))?.map_err(|error| visitor.fail(error))?;
     let subline = "Sites that are up and need attention. A warning changes neither status nor uptime.";
     let mut page = ListPage::new(visitor.frame("Warnings", Section::Warnings), "Warnings", subline);
     page.forms.push(query.to_form("/warnings", DEFAULT_DAYS, &list_region_names(&visitor, &api).await?));

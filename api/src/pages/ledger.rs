@@ -16,7 +16,7 @@ use super::{
     parts::{Behind, format_count, format_percent},
     render_page,
 };
-use crate::{charts::format_minute, state::Api};
+use crate::{charts::format_minute, state::Api, v1::fetch_ledger};
 
 /// Spans to choose from.
 const SPANS: [(&str, u64, &str); 4] = [
@@ -41,13 +41,11 @@ pub(super) async fn show_ledger(
     let filter = LedgerFilter { tags: visitor.access.tag_limit(), ..LedgerFilter::default() };
     let (word, seconds, _) = SPANS.into_iter().find(|(word, ..)| *word == query.span).unwrap_or(SPANS[0]);
     let fail = |error| visitor.fail(error);
-    let permit = api.reports.acquire().await.map_err(|problem| visitor.fail(problem))?;
     let (now, accounted) = ledger::read_accounted_through(&api.store).await.map_err(fail)?;
     let to = ledger::find_closed_end(now, accounted);
     let from = to.saturating_sub(Duration::from_secs(seconds));
-    let rows = ledger::list_by_region(&api.store, from, to, filter).await.map_err(fail)?;
-    let causes = ledger::count_missed_by_cause(&api.store, from, to, filter).await.map_err(fail)?;
-    drop(permit);
+    let read = fetch_ledger(&api, from, to, filter).await.map_err(|problem| visitor.fail(problem))?;
+    let (rows, causes) = read.map_err(fail)?;
 
     let sum = ledger::sum_rows(&rows);
     let mut page = ListPage::new(visitor.frame("Ledger", Section::Ledger), "Ledger", describe_ledger(&sum));

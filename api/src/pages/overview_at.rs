@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use axum::{
-    extract::{Query, State},
-    response::Response,
-};
+use axum::{extract::State, response::Response};
 use picket_proto::{SiteId, Timestamp};
 use picket_runtime::clock;
 use picket_store::{
+    Store,
     incident_pages::{self, EpisodeFilter, ListedIncident},
     ledger::{self, LedgerFilter, LedgerRow},
     moments::{self, MomentCounts},
@@ -20,6 +18,7 @@ use super::{
     PageError, Visitor,
     fleet::describe_ledger,
     frame::{Frame, Section},
+    input::PageQuery,
     moment::{MomentBar, parse_moment, view_incident_at},
     overview::{
         FigureItem, INCIDENT_SPAN, IncidentItem, MAX_INCIDENTS, MAX_TROUBLE, OverviewPage, RegionRow,
@@ -55,20 +54,25 @@ struct PastOverview {
 pub(super) async fn show_overview(
     visitor: Visitor,
     State(api): State<Api>,
-    Query(query): Query<OverviewQuery>,
+    PageQuery(query): PageQuery<OverviewQuery>,
 ) -> Result<Response, PageError> {
     let now = clock::wall_clock_now();
     let at = parse_moment(&query.at, now)
         .map_err(|error| visitor.fail(Problem::from(picket_store::Error::from(error))))?;
     let moment = MomentBar { path: "/".to_owned(), at, now };
     let Some(at) = at else { return render_overview(&visitor, &api, moment).await };
-    let past = read_past(&visitor, &api, at).await.map_err(|error| visitor.fail(error))?;
+    let (store, tags) = (api.store.clone(), visitor.access.tag_limit().map(<[_]>::to_vec));
+    let read = api.reports.run(async move { read_past(&store, tags.as_deref(), at).await }).await;
+    let past = read.map_err(|problem| visitor.fail(problem))?.map_err(|error| visitor.fail(error))?;
     let frame = visitor.frame("Overview", Section::Overview);
     Ok(render_page(&past.into_page(frame, moment, at, api.public_url())))
 }
 
-async fn read_past(visitor: &Visitor, api: &Api, at: Timestamp) -> Result<PastOverview, picket_store::Error> {
-    let (store, tags) = (&api.store, visitor.access.tag_limit());
+async fn read_past(
+    store: &Store,
+    tags: Option<&[String]>,
+    at: Timestamp,
+) -> Result<PastOverview, picket_store::Error> {
     let open = EpisodeFilter {
         tags,
         from: Some(at),

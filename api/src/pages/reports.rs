@@ -27,12 +27,15 @@ pub(super) async fn show_reports(
     PageQuery(query): PageQuery<ReportQuery>,
 ) -> Result<Response, PageError> {
     let filter = query.to_filter(&visitor, DEFAULT_DAYS)?;
-    let permit = api.reports.acquire().await.map_err(|problem| visitor.fail(problem))?;
-    let uptime = reports::report_uptime(&api.store, &filter).await.map_err(|error| visitor.fail(error))?;
-    let latency = reports::report_latency(&api.store, &filter).await.map_err(|error| visitor.fail(error))?;
-    let failures =
-        reports::report_failures(&api.store, &filter).await.map_err(|error| visitor.fail(error))?;
-    drop(permit);
+    let store = api.store.clone();
+    let read = async move {
+        let uptime = reports::report_uptime(&store, &filter).await?;
+        let latency = reports::report_latency(&store, &filter).await?;
+        Ok((uptime, latency, reports::report_failures(&store, &filter).await?))
+    };
+    let read: Result<_, picket_store::Error> =
+        api.reports.run(read).await.map_err(|problem| visitor.fail(problem))?;
+    let (uptime, latency, failures) = read.map_err(|error| visitor.fail(error))?;
     let names = list_region_names(&visitor, &api).await?;
 
     let frame = visitor.frame("Reports", Section::Reports);

@@ -101,7 +101,7 @@ pub(super) async fn add_site(
     }
     match sites::insert_site(&api.store, &spec).await {
         Ok(id) => {
-            request_first_checks(&api, [(id, &spec)]);
+            request_first_checks(&api, &visitor.access, [(id, &spec)]);
             Ok(Redirect::to(&format!("/sites/{id}")).into_response())
         }
         Err(error @ (picket_store::Error::Invalid(_) | picket_store::Error::DuplicateSite)) => {

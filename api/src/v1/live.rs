@@ -64,6 +64,7 @@ async fn follow_events(
     State(api): State<Api>,
     Extension(client): Extension<Client>,
     OriginalUri(uri): OriginalUri,
+    version: http::Version,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -88,7 +89,7 @@ async fn follow_events(
         Some(since) if wants_incidents => replay_incidents(&api, since, &replay_filter).await,
         _ => Vec::new(),
     };
-    let access_check = build_access_check(&api, access, &client, &uri, &headers);
+    let access_check = build_access_check(&api, access, &client, version, &uri, &headers);
     let stream =
         LiveStream::new(viewer, api.live.watch_connection(), api.live.stopping(), access_check, replayed);
     Ok(stream.into_response())

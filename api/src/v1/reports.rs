@@ -219,8 +219,9 @@ async fn report_uptime(
     ApiQuery(query): ApiQuery<ReportQuery>,
 ) -> Result<Response, Problem> {
     let (filter, format) = query.parse(&access, &headers)?;
-    let _permit = api.reports.acquire().await?;
-    respond_with_report::<Uptime>(reports::report_uptime(&api.store, &filter).await?, format)
+    let store = api.store.clone();
+    let rows = api.reports.run(async move { reports::report_uptime(&store, &filter).await }).await??;
+    respond_with_report::<Uptime>(rows, format)
 }
 
 /// Reports the response times of each site, the slowest first.
@@ -239,8 +240,9 @@ async fn report_latency(
     ApiQuery(query): ApiQuery<ReportQuery>,
 ) -> Result<Response, Problem> {
     let (filter, format) = query.parse(&access, &headers)?;
-    let _permit = api.reports.acquire().await?;
-    respond_with_report::<Latency>(reports::report_latency(&api.store, &filter).await?, format)
+    let store = api.store.clone();
+    let rows = api.reports.run(async move { reports::report_latency(&store, &filter).await }).await??;
+    respond_with_report::<Latency>(rows, format)
 }
 
 /// Reports the incidents open within the span, the newest first.
@@ -259,8 +261,9 @@ async fn report_incidents(
     ApiQuery(query): ApiQuery<ReportQuery>,
 ) -> Result<Response, Problem> {
     let (filter, format) = query.parse(&access, &headers)?;
-    let _permit = api.reports.acquire().await?;
-    respond_with_report::<ReportedIncident>(reports::report_incidents(&api.store, &filter).await?, format)
+    let store = api.store.clone();
+    let rows = api.reports.run(async move { reports::report_incidents(&store, &filter).await }).await??;
+    respond_with_report::<ReportedIncident>(rows, format)
 }
 
 /// Reports checks that were not up by region and cause, the most frequent first.
@@ -279,8 +282,9 @@ async fn report_failures(
     ApiQuery(query): ApiQuery<ReportQuery>,
 ) -> Result<Response, Problem> {
     let (filter, format) = query.parse(&access, &headers)?;
-    let _permit = api.reports.acquire().await?;
-    respond_with_report::<Failures>(reports::report_failures(&api.store, &filter).await?, format)
+    let store = api.store.clone();
+    let rows = api.reports.run(async move { reports::report_failures(&store, &filter).await }).await??;
+    respond_with_report::<Failures>(rows, format)
 }
 
 /// Columns of a report in CSV, as `picket report` has them. The values by day are only in JSON.

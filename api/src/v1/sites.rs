@@ -77,7 +77,7 @@ async fn create_site(
         Err(Error::DuplicateSite) => return Err(describe_duplicate(&api, &access, &spec).await),
         Err(error) => return Err(error.into()),
     };
-    request_first_checks(&api, [(id, &spec)]);
+    request_first_checks(&api, &access, [(id, &spec)]);
     let created = find_site(&api, &access, id).await?;
     let mut response = respond_with_site(&created, &access);
     *response.status_mut() = StatusCode::CREATED;

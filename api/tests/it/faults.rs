@@ -213,6 +213,24 @@ async fn a_drain_finishes_the_running_request_and_takes_no_more() {
 }
 
 #[tokio::test]
+async fn reports_that_are_given_up_keep_their_permits_and_leave_connections_to_lists() {
+    let api = TestApi::start().await;
+    let token = api.create_admin_token().await;
+    let mut lock = api.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE picket.incidents IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
+    let given_up = (0..3 * picket_api::DATABASE_CONNECTIONS).map(|_| async {
+        let report = api.get("/api/v1/reports/incidents", Some(&token));
+        tokio::time::timeout(std::time::Duration::from_millis(300), report).await.unwrap_err();
+    });
+    futures_util::future::join_all(given_up).await;
+
+    let other = api.create_token(&[Scope::Read], None).await;
+    assert_eq!(api.get("/api/v1/sites", Some(&other)).await.status, StatusCode::OK);
+    lock.rollback().await.unwrap();
+    assert_eq!(api.get("/api/v1/reports/incidents", Some(&token)).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn reports_that_wait_for_the_database_leave_connections_to_lists_and_the_next_is_refused() {
     let api = TestApi::start().await;
     let token = api.create_admin_token().await;

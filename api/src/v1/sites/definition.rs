@@ -156,7 +156,7 @@ pub(super) async fn apply_definition(
             }
             added => {
                 let added = added?;
-                request_first_checks(&api, added.iter().copied().zip(&plan.add));
+                request_first_checks(&api, &access, added.iter().copied().zip(&plan.add));
                 return Ok(Json(AppliedDefinition::new(plan, Some(added))));
             }
         }

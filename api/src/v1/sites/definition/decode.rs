@@ -1,6 +1,9 @@
 //! Decoding and validation of a whole definition, with every error named by its JSON Pointer.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, Instant},
+};
 
 use picket_proto::{
     RegionName, ValidationError,
@@ -17,6 +20,9 @@ use crate::{
     problem::{Problem, ProblemKind},
     v1::{site_body::build_pointer, tag_limit::require_own_tag},
 };
+
+/// Maximum time to validate a definition.
+const MAX_VALIDATION_TIME: Duration = Duration::from_secs(20);
 
 /// Errors of single values, of which a response has a limited number.
 #[derive(Default)]
@@ -113,8 +119,18 @@ fn decode_sites(
     wanted: &mut DesiredSites,
     refusals: &mut Refusals,
 ) {
-    let mut positions = Vec::new();
+    let (mut positions, started_at) = (Vec::new(), Instant::now());
     for (position, entry) in entries.iter().enumerate() {
+        // The work goes on if the request is given up, and others wait for its permit.
+        if started_at.elapsed() > MAX_VALIDATION_TIME {
+            let detail = format!(
+                "the regexes and paths of {} sites take more than {} s to compile; send fewer sites at once",
+                entries.len(),
+                MAX_VALIDATION_TIME.as_secs()
+            );
+            refusals.add("/sites".to_owned(), detail);
+            return;
+        }
         let decoded = SiteSpec::decode(entry).and_then(|spec| spec.validate(intervals).map(|()| spec));
         match decoded {
             Ok(spec) => {
