@@ -33,6 +33,8 @@ form.addEventListener("submit", async (event) => {
   event.preventDefault();
   answers.replaceChildren();
   state.textContent = "Checking";
+  let hasBegun = false;
+  let hasEnded = false;
   try {
     const response = await fetch(form.action, {
       method: "POST",
@@ -45,10 +47,16 @@ form.addEventListener("submit", async (event) => {
       return;
     }
     await readEvents(response.body, (name, data) => {
+      hasBegun = true;
       if (name === "reply") addAnswer(data);
-      if (name === "end") state.textContent = data;
+      if (name === "end") {
+        hasEnded = true;
+        state.textContent = data;
+      }
     });
   } catch {
-    form.submit();
+    // The regions check already after the first event: another request would repeat their checks.
+    if (!hasBegun) return form.submit();
   }
+  if (!hasEnded) state.textContent = "The connection broke before all regions had replied";
 });

@@ -25,7 +25,11 @@ mod warnings;
 
 use utoipa_axum::router::OpenApiRouter;
 
-pub(crate) use self::{ledger::fetch_ledger, reports::ReportFormat, tag_limit::check_tags};
+pub(crate) use self::{
+    ledger::fetch_ledger,
+    reports::ReportFormat,
+    tag_limit::{check_removal, check_tags},
+};
 use crate::{prometheus, state::Api};
 
 /// Routes of all resources.

@@ -148,6 +148,7 @@ async fn add_site(options: AddSiteOptions, matches: &ArgMatches) -> Result<(), E
     let mut spec = SiteSpec::new(options.url);
     options.check.apply_to(&mut spec.check)?;
     options.site.apply_to(&mut spec)?;
+    spec.refuse_hidden_values()?;
     spec.validate(IntervalRange::WIDEST)?;
     let store = options.database.connect(matches).await?;
     read_settings(&store).await?.intervals.check(spec.interval_seconds)?;
@@ -224,6 +225,7 @@ async fn update_site(options: SetSiteOptions, matches: &ArgMatches) -> Result<()
     }
     options.check.apply_to(&mut after.check)?;
     options.options.apply_to(&mut after)?;
+    after.refuse_hidden_values()?;
     after.validate(read_settings(&store).await?.intervals)?;
     if after == before {
         return print_text(&format!("site {} already has this definition; nothing was changed\n", site.id));

@@ -22,6 +22,19 @@ pub(crate) fn is_header_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(is_token)
 }
 
+/// Refuses names that differ only in case: they are one header.
+pub(crate) fn check_distinct_names<'a>(
+    field: &str,
+    names: impl Iterator<Item = &'a String> + Clone,
+) -> Result<(), ValidationError> {
+    for (index, name) in names.clone().enumerate() {
+        if names.clone().take(index).any(|other| other.eq_ignore_ascii_case(name)) {
+            return Err(ValidationError::new(field, name, "each header once, in any case"));
+        }
+    }
+    Ok(())
+}
+
 /// Refuses a name that is no header name, or that is not the site's to set.
 pub(crate) fn check_header_name(field: &str, name: &str) -> Result<(), ValidationError> {
     if !is_header_name(name) {

@@ -14,8 +14,9 @@ use crate::{
     check::{self, Method},
     check_options::with_check_options,
     features,
-    header_name::check_header_name,
+    header_name::{check_distinct_names, check_header_name},
     http_assertions::CompiledAssertions,
+    nested_object::HIDDEN_VALUE,
     pattern::MAX_CHECK_BYTES,
     status_ranges::StatusRanges,
 };
@@ -380,13 +381,14 @@ fn validate_headers(given: &BTreeMap<String, String>) -> Result<Vec<(String, Str
             "at most 16384 bytes together",
         ));
     }
+    check_distinct_names("headers", given.keys())?;
     for (name, value) in given {
         check_header_name("headers", name)?;
         // The error does not repeat the value, which may be a secret.
         if value.chars().any(|letter| letter.is_control() && letter != '\t') {
             return Err(ValidationError::new(
                 format!("headers.{name}"),
-                "(hidden)",
+                HIDDEN_VALUE,
                 "a value without control characters",
             ));
         }

@@ -1,6 +1,7 @@
 //! The definition of a site, and its validation.
 
 mod decode;
+mod hidden_values;
 mod identity;
 
 use std::{

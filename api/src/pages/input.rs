@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Fields whose values are secrets, and are not repeated.
-const SECRET_FIELDS: [&str; 2] = ["token", "link"];
+const SECRET_FIELDS: [&str; 4] = ["token", "link", "code", "state"];
 
 /// Parameters of a page's query. An empty one counts as absent, since a form sends its empty fields; an unknown one
 /// is ignored, unless `T` denies it.
@@ -207,6 +207,11 @@ mod tests {
         ] {
             let problem = parse_fields::<SignIn>(text.as_bytes(), "/").unwrap_err();
             assert_eq!(problem.detail(), detail);
+        }
+        // A provider sends the browser back with a code and the state of the attempt.
+        for name in ["token", "link", "code", "state"] {
+            let problem = refuse_field(name, "hunter2", "one value", "?");
+            assert_eq!(problem.detail(), format!("{name}: '(hidden)' is not allowed; allowed: one value"));
         }
     }
 }

@@ -27,7 +27,7 @@ use crate::{
     first_checks::request_first_checks,
     problem::{Problem, ProblemKind},
     state::Api,
-    v1::check_tags,
+    v1::{check_removal, check_tags},
 };
 
 /// Maximum sites of one action: more than a page of the list has.
@@ -233,6 +233,8 @@ pub(super) async fn change_sites(
         names.insert(*id, name);
         changes.expected.insert(*id, *version);
         if form.action == BulkAction::Remove {
+            check_removal(&visitor.access, *id, found.site.spec.as_ref())
+                .map_err(|problem| visitor.fail(problem))?;
             changes.deletes.push(*id);
             continue;
         }

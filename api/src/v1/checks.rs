@@ -107,7 +107,7 @@ async fn request_check(
 ) -> Result<Response, Problem> {
     /// Shorter than the time after which the server gives up a request.
     const MAX_JSON_WAIT: Duration = Duration::from_secs(28);
-    /// Regexes are compiled by validation, which takes long for a hostile one.
+    /// Validation waits for its turn, and compiles regexes, which takes long for a hostile one.
     const VALIDATION_TIMEOUT: Duration = Duration::from_secs(10);
     api.limits.adhoc.check(&access)?;
     let (mut request, mut regions) = parse_body(&body)?;
@@ -118,10 +118,12 @@ async fn request_check(
             validated?.map_err(|error| Problem::invalid_field(to_pointer(&error.field), &error))?
         }
         Err(_) => {
-            return Err(Problem::new(
-                ProblemKind::Invalid,
-                "the regexes of the check take too long to compile",
-            ));
+            let detail = format!(
+                "the check was not validated within {} s: its regexes take too long to compile, or waited too long for \
+                 those of other requests",
+                VALIDATION_TIMEOUT.as_secs()
+            );
+            return Err(Problem::new(ProblemKind::Invalid, detail));
         }
     };
     api.require_bus()?;

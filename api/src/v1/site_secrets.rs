@@ -6,6 +6,20 @@
 use picket_proto::{ValidationError, nested_object::HIDDEN_VALUE, site::SiteSpec};
 use serde_json::{Map, Value};
 
+/// Gives the headers of a merge patch the spelling of the stored site, since a name in another case is the same header.
+/// A patch that has a header twice keeps its own names: one may remove the stored spelling, and the other add its own.
+pub(super) fn adopt_stored_names(patch: &mut Value, stored: &SiteSpec) {
+    let Some(Value::Object(given)) = patch.get_mut("headers") else { return };
+    let headers = &stored.check.headers;
+    let renamed = std::mem::take(given);
+    for (name, value) in &renamed {
+        let is_same = |other: &&String| other.eq_ignore_ascii_case(name);
+        let is_alone = renamed.keys().filter(is_same).count() == 1 && !headers.contains_key(name);
+        let kept = headers.keys().find(is_same).filter(|_| is_alone).unwrap_or(name);
+        given.insert(kept.clone(), value.clone());
+    }
+}
+
 /// Replaces the values of all headers, whose names do not tell which are secret, and with `hides_body` the body.
 pub(super) fn hide_values(definition: &mut Map<String, Value>, hides_body: bool) {
     if let Some(Value::Object(headers)) = definition.get_mut("headers") {
@@ -14,12 +28,6 @@ pub(super) fn hide_values(definition: &mut Map<String, Value>, hides_body: bool)
     if hides_body && let Some(body @ Value::String(_)) = definition.get_mut("body") {
         *body = HIDDEN_VALUE.into();
     }
-}
-
-/// True if a value of the site is to be kept.
-pub(super) fn has_hidden_values(spec: &SiteSpec) -> bool {
-    spec.check.body.as_deref() == Some(HIDDEN_VALUE)
-        || spec.check.headers.values().any(|value| value == HIDDEN_VALUE)
 }
 
 /// Replaces each hidden value by that of the stored site.
@@ -70,7 +78,7 @@ mod tests {
             assert_eq!(shown["body"], if hides_body { "(hidden)" } else { "hunter2" });
 
             let mut written = SiteSpec::decode(&Value::Object(shown)).unwrap();
-            assert!(has_hidden_values(&written));
+            assert!(written.find_hidden_value().is_some());
             keep_hidden_values(&mut written, Some(&stored)).unwrap();
             assert_eq!(written, stored);
         }
@@ -91,5 +99,23 @@ mod tests {
         let mut renamed = site(json!({"headers": {"x-key": "(hidden)"}}));
         keep_hidden_values(&mut renamed, Some(&stored)).unwrap();
         assert_eq!(renamed.check.headers["x-key"], "hunter2");
+    }
+
+    #[test]
+    fn a_patch_has_the_names_of_stored_headers_in_their_spelling() {
+        let stored = site(json!({"headers": {"X-Key": "hunter2", "Accept": "a"}}));
+        for (given, adopted) in [
+            (json!({"x-key": "(hidden)"}), json!({"X-Key": "(hidden)"})),
+            (json!({"X-KEY": null, "accept": "b"}), json!({"X-Key": null, "Accept": "b"})),
+            (json!({"X-Key": "b", "X-Other": "c"}), json!({"X-Key": "b", "X-Other": "c"})),
+            // Renamed on purpose, or written twice, which validation refuses.
+            (json!({"x-key": "(hidden)", "X-Key": null}), json!({"x-key": "(hidden)", "X-Key": null})),
+            (json!({"x-key": "b", "X-KEY": "c"}), json!({"x-key": "b", "X-KEY": "c"})),
+            (Value::Null, Value::Null),
+        ] {
+            let mut patch = json!({"headers": given});
+            adopt_stored_names(&mut patch, &stored);
+            assert_eq!(patch["headers"], adopted, "{given}");
+        }
     }
 }

@@ -24,8 +24,8 @@ use utoipa_axum::{
 use super::{
     preconditions::{WRITE_ATTEMPTS, build_etag, check_if_match, is_not_modified},
     site_body::{Site, SiteFields, invalid_site, merge_patch},
-    site_secrets::keep_hidden_values,
-    tag_limit::check_tags,
+    site_secrets::{adopt_stored_names, keep_hidden_values},
+    tag_limit::{check_removal, check_tags, read_stored_tags},
 };
 use crate::{
     access::{Access, Reader, Writer},
@@ -130,7 +130,8 @@ async fn read_site(
         (status = FORBIDDEN, body = Problem, content_type = "application/problem+json",
             description = "The token is limited to tags, and the change adds or removes others, or leaves the site none of them."),
         (status = CONFLICT, body = Problem, content_type = "application/problem+json",
-            description = "Another site has the same url, method, regex, not_regex, options and assertions: `existing`."),
+            description = "Another site has the same url, method, regex, not_regex, options and assertions: `existing`. Or the \
+                site cannot be read, and the token is limited to tags."),
         (status = PRECONDITION_FAILED, body = Problem, content_type = "application/problem+json",
             description = "The site has another version than `If-Match`."),
         (status = UNPROCESSABLE_ENTITY, body = Problem, content_type = "application/problem+json",
@@ -148,7 +149,8 @@ async fn replace_site(
 }
 
 /// Changes fields of a site by a merge patch (RFC 7396). A field that is null gets its default, and the value
-/// `(hidden)` of a header or the body keeps the stored one.
+/// `(hidden)` of a header or the body keeps the stored one. The name of a header may be in another case than the stored
+/// one, which it keeps.
 #[utoipa::path(
     patch, path = "/sites/{site}", tag = "sites", security(("token" = ["write"])),
     request_body(content = Value, content_type = "application/merge-patch+json",
@@ -191,7 +193,8 @@ async fn change_site(
                 fields.remove(name);
             }
         }
-        let mut fields = Value::Object(fields);
+        let (mut fields, mut patch) = (Value::Object(fields), patch.clone());
+        adopt_stored_names(&mut patch, stored);
         merge_patch(&mut fields, &patch);
         Ok(fields)
     })
@@ -207,8 +210,12 @@ async fn change_site(
     ),
     responses(
         (status = NO_CONTENT, description = "The site was removed."),
+        (status = FORBIDDEN, body = Problem, content_type = "application/problem+json",
+            description = "The token is limited to tags, and the site has another as well."),
         (status = NOT_FOUND, body = Problem, content_type = "application/problem+json",
             description = "There is no such site, or the token is limited to tags of which it has none."),
+        (status = CONFLICT, body = Problem, content_type = "application/problem+json",
+            description = "The token is limited to tags, and those of the site cannot be read."),
         (status = PRECONDITION_FAILED, body = Problem, content_type = "application/problem+json",
             description = "The site has another version than `If-Match`."),
     ),
@@ -222,6 +229,7 @@ async fn delete_site(
     for _ in 0..WRITE_ATTEMPTS {
         let found = find_site(&api, &access, SiteId(id)).await?;
         check_if_match(&headers, &build_etag(found.version))?;
+        check_removal(&access, SiteId(id), found.site.spec.as_ref())?;
         // The version is compared again, since the site may have left the limit of the token.
         match sites::delete_site_version(&api.store, SiteId(id), found.version).await {
             Err(Error::SiteChanged(_)) => {}
@@ -243,9 +251,9 @@ async fn write_site(
         let found = find_site(api, access, id).await?;
         check_if_match(headers, &build_etag(found.version))?;
         let mut spec = SiteSpec::decode(&define(&found)?).map_err(|error| invalid_site(&error))?;
-        let stored = found.site.spec.as_ref().ok();
-        check_tags(access, &spec.tags, stored.map_or(&[][..], |stored| stored.tags.as_slice()), "")?;
-        keep_hidden_values(&mut spec, stored).map_err(|error| invalid_site(&error))?;
+        let stored = found.site.spec.as_ref();
+        check_tags(access, &spec.tags, read_stored_tags(access, id, stored)?, "")?;
+        keep_hidden_values(&mut spec, stored.ok()).map_err(|error| invalid_site(&error))?;
         let spec = validate_site(api, spec).await?;
         if found.site.spec.as_ref().is_ok_and(|stored| *stored == spec) {
             return Ok(respond_with_site(&found, access));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use picket_proto::ValidationError;
+use picket_proto::{SiteId, ValidationError, site::SiteSpec, validation::sanitize_text};
 
 use crate::{
     access::Access,
@@ -38,6 +38,48 @@ pub(crate) fn check_tags(
         }
         None => Ok(()),
     }
+}
+
+/// The tags of a stored site, by which the rights of a limited sender are judged.
+///
+/// # Errors
+/// If the site cannot be read, and the sender is limited: tags of others would be lost unseen.
+pub(super) fn read_stored_tags<'a>(
+    access: &Access,
+    id: SiteId,
+    stored: Result<&'a SiteSpec, &ValidationError>,
+) -> Result<&'a [String], Problem> {
+    match stored {
+        Ok(spec) => Ok(&spec.tags),
+        Err(_) if access.tag_limit().is_none() => Ok(&[]),
+        Err(why) => {
+            let detail = format!(
+                "site {id} cannot be read, nor its tags, so only a token without a limit to tags may replace or remove \
+                 it: {why}"
+            );
+            Err(Problem::new(ProblemKind::Conflict, detail))
+        }
+    }
+}
+
+/// Requires that a sender who is limited to tags has the whole site: those who watch it under another tag would lose it.
+///
+/// # Errors
+/// If the site has a tag outside of the limit, which is named, or cannot be read.
+pub(crate) fn check_removal(
+    access: &Access,
+    id: SiteId,
+    stored: Result<&SiteSpec, &ValidationError>,
+) -> Result<(), Problem> {
+    let Some(limit) = access.tag_limit() else { return Ok(()) };
+    let tags = read_stored_tags(access, id, stored)?;
+    let Some(foreign) = tags.iter().find(|tag| !limit.contains(tag)) else { return Ok(()) };
+    let (foreign, own) = (sanitize_text(foreign, 200), limit.join(", "));
+    let detail = format!(
+        "site {id} has the tag '{foreign}' as well, so a token that is limited to {own} may not remove it; nothing was \
+         removed"
+    );
+    Err(Problem::new(ProblemKind::Forbidden, detail))
 }
 
 /// Requires one of the tags to which the sender is limited.
@@ -103,6 +145,46 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_limited_sender_removes_only_sites_without_tags_of_others() {
+        let access = limited(Some(&["shop", "blog"]));
+        for (tags, refusal) in [
+            (&["shop"][..], None),
+            (&["blog", "shop"], None),
+            (&["shop", "premium"], Some("site 7 has the tag 'premium' as well")),
+            (&["premium", "blog"], Some("limited to shop, blog")),
+        ] {
+            let site = SiteSpec { tags: list(tags), ..SiteSpec::new("https://a.example/") };
+            check_removal(&limited(None), SiteId(7), Ok(&site)).unwrap();
+            let checked = check_removal(&access, SiteId(7), Ok(&site));
+            match refusal {
+                None => checked.unwrap(),
+                Some(text) => {
+                    let problem = checked.unwrap_err();
+                    assert_eq!(problem.status(), http::StatusCode::FORBIDDEN);
+                    assert!(problem.detail().contains(text), "{tags:?}: {}", problem.detail());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_limited_sender_neither_replaces_nor_removes_a_site_that_cannot_be_read() {
+        let (access, why) = (limited(Some(&["shop"])), ValidationError::new("options", "x", "an object"));
+
+        let refusals = [
+            read_stored_tags(&access, SiteId(7), Err(&why)).unwrap_err(),
+            check_removal(&access, SiteId(7), Err(&why)).unwrap_err(),
+        ];
+
+        for problem in refusals {
+            assert_eq!(problem.status(), http::StatusCode::CONFLICT);
+            assert!(problem.detail().contains("site 7 cannot be read"), "{}", problem.detail());
+        }
+        assert!(read_stored_tags(&limited(None), SiteId(7), Err(&why)).unwrap().is_empty());
+        check_removal(&limited(None), SiteId(7), Err(&why)).unwrap();
     }
 
     #[test]

@@ -2,18 +2,17 @@
 
 use std::{cell::Cell, time::Duration};
 
-use picket_store::api_tokens::Scope;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::support::{Answer, TestApi};
 
-async fn put(api: &TestApi, token: &str, query: &str, body: &Value) -> Answer {
+pub(crate) async fn put(api: &TestApi, token: &str, query: &str, body: &Value) -> Answer {
     api.send_json(Method::PUT, &format!("/api/v1/sites{query}"), Some(token), body).await
 }
 
-async fn list_urls(api: &TestApi) -> Vec<String> {
+pub(crate) async fn list_urls(api: &TestApi) -> Vec<String> {
     sqlx::query_scalar("SELECT url FROM picket.sites ORDER BY url").fetch_all(&api.pool).await.unwrap()
 }
 
@@ -86,45 +85,6 @@ async fn a_definition_with_an_error_changes_nothing_and_names_every_error() {
         assert_eq!(found, pointers, "{problem}");
     }
     assert_eq!(list_urls(&api).await, ["https://a.example/"]);
-}
-
-#[tokio::test]
-async fn a_token_limited_to_tags_prunes_only_its_sites_and_adds_no_region() {
-    let api = TestApi::start().await;
-    let token = api.create_token(&[Scope::Write], Some(&["shop"])).await;
-    api.add_site("https://own.example/", &["shop"]).await;
-    api.add_site("https://other.example/", &["blog"]).await;
-    let wanted = json!({"sites": [{"url": "https://new.example/", "tags": ["shop"]}]});
-
-    let mut with_region = wanted.clone();
-    with_region["regions"] = json!(["us"]);
-    put(&api, &token, "?prune=true", &with_region).await.expect_problem(403);
-    let untagged =
-        json!({"sites": [{"url": "https://new.example/", "tags": ["shop"]}, {"url": "https://b.example/"}]});
-    let refused = put(&api, &token, "?prune=true", &untagged).await;
-    refused.expect_problem(403);
-    assert_eq!(refused.json()["errors"][0]["pointer"], "/sites/1/tags");
-    // The tags are judged before anything that costs time.
-    let unreadable = json!({"sites": [{"url": "x", "regex": "a(b", "tags": ["blog"]}]});
-    put(&api, &token, "", &unreadable).await.expect_problem(403);
-    for tags in [json!(["shop", "victim"]), json!(["victim", "shop"])] {
-        for url in ["https://own.example/", "https://new.example/"] {
-            let sites =
-                json!([{"url": "https://first.example/", "tags": ["shop"]}, {"url": url, "tags": tags}]);
-            let refused = put(&api, &token, "", &json!({"sites": sites})).await;
-            assert!(refused.expect_problem(403).contains("'victim' is not allowed"), "{refused:?}");
-            assert_eq!(refused.json()["errors"][0]["pointer"], "/sites/1/tags");
-        }
-    }
-    let taken = json!({"sites": [{"url": "https://other.example/", "tags": ["shop"]}]});
-    put(&api, &token, "", &taken).await.expect_problem(409);
-    assert_eq!(list_urls(&api).await, ["https://other.example/", "https://own.example/"]);
-
-    let applied = put(&api, &token, "?prune=true", &wanted).await;
-
-    assert_eq!(applied.status, 200, "{applied:?}");
-    assert_eq!(applied.json()["removed"].as_array().unwrap().len(), 1);
-    assert_eq!(list_urls(&api).await, ["https://new.example/", "https://other.example/"]);
 }
 
 #[tokio::test]

@@ -14,3 +14,4 @@ mod scopes;
 mod sign_in;
 mod sites;
 mod support;
+mod tag_limit;

@@ -341,7 +341,8 @@ async fn wrong_input_of_a_page_is_refused_in_the_layout_of_pages() {
         ("/incidents/abc", 404, "id: 'abc' is not allowed"),
         ("/checks/abc/eu/2026-11-20T12:00:00Z", 404, "site: 'abc' is not allowed"),
         ("/sign-in?nxt=x", 422, "did you mean"),
-        ("/sign-in/oidc/callback?state=a&state=b", 422, "state: 'a'"),
+        ("/sign-in/oidc/callback?state=a&state=b", 422, "state: '(hidden)'"),
+        ("/sign-in/oidc/callback?state=a&code=b&code=c", 422, "code: '(hidden)'"),
     ] {
         let answer = api.get(path, None).await;
         assert_eq!(answer.status.as_u16(), status, "{path}: {}", answer.text);

@@ -59,7 +59,8 @@ pub(super) fn parse_sites_file(
     for (position, entry) in typed.sites.into_iter().flatten().enumerate() {
         let line = entry.referenced.line();
         let url = entry.value.url.clone();
-        match entry.value.into_spec().and_then(|spec| spec.validate(intervals).map(|()| spec)) {
+        let check = |spec: &SiteSpec| spec.refuse_hidden_values().and_then(|()| spec.validate(intervals));
+        match entry.value.into_spec().and_then(|spec| check(&spec).map(|()| spec)) {
             Ok(spec) => {
                 wanted.sites.push(spec);
                 lines.push(line);
@@ -345,21 +346,24 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_fails_validation_is_refused_by_its_own_line() {
+    fn a_field_that_fails_validation_or_is_hidden_by_the_api_is_refused_by_its_own_line() {
         let refusals = parse(
             "sites:\n  - url: https://a.example/\n  - url: https://b.example/\n    name: b\n    headers:\n      A: ok\n      \
-             Host: x\n    tags: [a]\n  - url: https://c.example/\n    regex: ok\n    status: 2xx\n",
+             Host: x\n    tags: [a]\n  - url: https://c.example/\n    regex: ok\n    status: 2xx\n  - url: https://d.example/\n    \
+             headers:\n      A: ok\n      X-Key: (hidden)\n  - url: https://e.example/\n    body: (hidden)\n",
         )
         .unwrap_err();
 
-        assert!(
-            refusals[0].starts_with("sites.yaml, line 6 (https://b.example/): headers: 'Host'"),
-            "{refusals:?}"
-        );
-        assert!(
-            refusals[1].starts_with("sites.yaml, line 11 (https://c.example/): status: '2xx'"),
-            "{refusals:?}"
-        );
+        let expected = [
+            "sites.yaml, line 6 (https://b.example/): headers: 'Host'",
+            "sites.yaml, line 11 (https://c.example/): status: '2xx'",
+            "sites.yaml, line 15 (https://d.example/): headers.X-Key: '(hidden)' is not allowed; allowed: the value itself",
+            "sites.yaml, line 17 (https://e.example/): body: '(hidden)' is not allowed; allowed: the value itself",
+        ];
+        assert_eq!(refusals.len(), expected.len(), "{refusals:#?}");
+        for (refusal, start) in refusals.iter().zip(expected) {
+            assert!(refusal.starts_with(start), "{refusal}");
+        }
     }
 
     proptest! {

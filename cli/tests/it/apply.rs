@@ -64,6 +64,27 @@ async fn a_dry_run_prints_the_plan_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_value_that_the_api_has_hidden_is_never_stored() {
+    let picket = Picket::new().await;
+    picket.run_ok(&["site", "add", "https://a.example", "--header", "X-Key: hunter2"]);
+    let file = "sites:\n  - url: https://a.example\n    headers: {X-Key: (hidden)}\n";
+
+    let applied = picket.apply_yaml(file, &[]);
+    let refusals = [
+        String::from_utf8(applied.stderr).unwrap(),
+        picket.run_rejected(&["site", "add", "https://b.example", "--header", "X-Key: (hidden)"]),
+        picket.run_rejected(&["site", "set", "1", "--header", "X-Key: (hidden)"]),
+    ];
+
+    assert_eq!(applied.status.code(), Some(2));
+    for refusal in refusals {
+        assert!(refusal.contains("headers.X-Key: '(hidden)' is not allowed"), "{refusal}");
+        assert!(refusal.contains("the API does not give out"), "{refusal}");
+    }
+    assert!(picket.run_ok(&["export"]).contains("hunter2"));
+}
+
+#[tokio::test]
 async fn an_invalid_site_refuses_the_whole_file_and_all_errors_are_shown() {
     let picket = Picket::new().await;
     let file = "sites:\n  - url: https://good.example/\n  - url: nonsense\n  - url: https://b.example/\n    quorum: 0\n";

@@ -3,7 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::{Auth, HttpOptions, SecretRef};
-use crate::{ValidationError, check_url::parse_url_of, header_name::check_header_name};
+use crate::{
+    ValidationError,
+    check_url::parse_url_of,
+    header_name::{check_distinct_names, check_header_name},
+};
 
 /// Maximum number of headers whose values are secrets.
 const MAX_SECRET_HEADERS: usize = 16;
@@ -43,12 +47,10 @@ impl HttpOptions {
             let allowed = format!("at most {MAX_SECRET_HEADERS}");
             return Err(ValidationError::new(FIELD, format_args!("{count} of them"), allowed));
         }
-        for (index, (name, value)) in self.secret_headers.iter().enumerate() {
+        check_distinct_names(FIELD, self.secret_headers.keys())?;
+        for (name, value) in &self.secret_headers {
             check_header_name(FIELD, name)?;
             check_secret_name(&format!("{FIELD}.{name}.secret"), &value.secret)?;
-            if self.secret_headers.keys().take(index).any(|other| other.eq_ignore_ascii_case(name)) {
-                return Err(ValidationError::new(FIELD, name, "each header once, in any case"));
-            }
             if self.auth.is_some() && name.eq_ignore_ascii_case("authorization") {
                 return Err(ValidationError::new(FIELD, name, "no Authorization beside options.auth"));
             }

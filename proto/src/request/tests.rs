@@ -23,6 +23,12 @@ fn an_error_names_field_value_and_allowed_values() {
         (r#"{"url":"http://x","timeout_ms":1.5}"#, "timeout_ms", "1.5", "whole number"),
         (r#"{"url":"http://x","headers":{"A":1}}"#, "headers", "{\"A\":1}", "object of texts"),
         (r#"{"url":"http://x","headers":{"Host":"y"}}"#, "headers", "Host", "no header of the connection"),
+        (
+            r#"{"url":"http://x","headers":{"X-Key":"hunter2","x-key":"hunter3"}}"#,
+            "headers",
+            "x-key",
+            "each header once, in any case",
+        ),
         (r#"{"url":"http://x","timout_ms":500}"#, "timout_ms", "500", "did you mean 'timeout_ms'"),
         (r#"{"ulr":"http://x"}"#, "ulr", "\"http://x\"", "did you mean 'url'"),
         (r#"{"url":"http://x","timeout":5}"#, "timeout", "5", "did you mean 'timeout_ms'"),

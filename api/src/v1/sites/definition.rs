@@ -12,7 +12,7 @@ use picket_proto::{
 };
 use picket_store::{
     Error, regions,
-    sites::{self, Site as StoredSite, SiteChanges, SiteVersion},
+    sites::{self, Site as StoredSite, SiteChanges, SiteVersion, VersionedSite},
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -27,8 +27,8 @@ use crate::{
     v1::{
         preconditions::WRITE_ATTEMPTS,
         site_body::{SiteFields, build_pointer},
-        site_secrets::{has_hidden_values, keep_hidden_values},
-        tag_limit::check_tags,
+        site_secrets::keep_hidden_values,
+        tag_limit::{check_removal, check_tags, read_stored_tags},
     },
 };
 
@@ -39,8 +39,8 @@ pub(super) struct DefinitionQuery {
     /// Plans the changes and makes none.
     #[serde(default)]
     dry_run: bool,
-    /// Removes the sites that the definition does not name. A token that is limited to tags removes only sites
-    /// with one of them.
+    /// Removes the sites that the definition does not name. A token that is limited to tags removes only sites that
+    /// have no other tags; those that it shares with others stay, and are in `kept_shared`.
     #[serde(default)]
     prune: bool,
 }
@@ -70,6 +70,9 @@ pub(super) struct AppliedDefinition {
     changed: Vec<ChangedSite>,
     /// Removed sites.
     removed: Vec<RemovedSite>,
+    /// Sites that the definition does not name, and that `prune` keeps: the token is limited to tags, and the site has
+    /// others as well, or cannot be read.
+    kept_shared: Vec<KeptSite>,
     /// Number of sites that are as wanted.
     unchanged: usize,
 }
@@ -108,6 +111,18 @@ struct RemovedSite {
     url: String,
 }
 
+/// A site that is kept, since others watch it too.
+#[derive(Serialize, ToSchema)]
+struct KeptSite {
+    /// Id of the site.
+    #[schema(value_type = i64)]
+    id: SiteId,
+    /// URL of the site.
+    url: String,
+    /// Name of the site.
+    name: Option<String>,
+}
+
 /// Applies a whole definition, all of it or nothing: adds and changes sites, and with `prune` removes those that
 /// it does not name. Among the sites with the url, method, regex and not_regex of an entry, it is that with the
 /// same options and assertions, or else with the same name, or else the only one that is left. The value `(hidden)` of
@@ -123,7 +138,8 @@ struct RemovedSite {
             description = "The token is limited to tags of which a site has none, a site gains or loses others, or the definition \
                 adds regions."),
         (status = CONFLICT, body = Problem, content_type = "application/problem+json",
-            description = "Sites were changed at the same time, or one that the token may not see is in the way."),
+            description = "Sites were changed at the same time, one that the token may not see is in the way, or a site \
+                cannot be read and the token is limited to tags."),
         (status = UNPROCESSABLE_ENTITY, body = Problem, content_type = "application/problem+json",
             description = "Fields are not allowed, each named by a JSON Pointer; nothing was changed."),
     ),
@@ -143,9 +159,9 @@ pub(super) async fn apply_definition(
     let wanted = api.validations.run_blocking(decode).await??;
     let mut attempts = 0..WRITE_ATTEMPTS;
     loop {
-        let (plan, changes) = plan_changes(&api, &access, &wanted, query.prune).await?;
+        let (plan, kept, changes) = plan_changes(&api, &access, &wanted, query.prune).await?;
         if query.dry_run {
-            return Ok(Json(AppliedDefinition::new(plan, None)));
+            return Ok(Json(AppliedDefinition::new(plan, kept, None)));
         }
         // A site that another client changed meanwhile may need another change, or none.
         match sites::apply_changes(&api.store, &changes).await {
@@ -157,19 +173,19 @@ pub(super) async fn apply_definition(
             added => {
                 let added = added?;
                 request_first_checks(&api, &access, added.iter().copied().zip(&plan.add));
-                return Ok(Json(AppliedDefinition::new(plan, Some(added))));
+                return Ok(Json(AppliedDefinition::new(plan, kept, Some(added))));
             }
         }
     }
 }
 
-/// Plans the changes among the sites that the sender may see.
+/// Plans the changes among the sites that the sender may see. Returns the shared sites, which stay, as well.
 async fn plan_changes(
     api: &Api,
     access: &Access,
     wanted: &DesiredSites,
     prune: bool,
-) -> Result<(SitePlan, SiteChanges), Problem> {
+) -> Result<(SitePlan, Vec<KeptSite>, SiteChanges), Problem> {
     let known: Vec<String> =
         regions::list_active_regions(&api.store).await?.iter().map(ToString::to_string).collect();
     let there = sites::list_versioned_sites(&api.store, access.tag_limit()).await?;
@@ -178,9 +194,9 @@ async fn plan_changes(
     let stored: Vec<_> = there.iter().map(|found| StoredSite::to_stored(&found.site)).collect();
     let scope = if prune { PruneScope::All } else { PruneScope::None };
     let mut plan = SitePlan::new(wanted, &known, &stored, scope);
-    if wanted.sites.iter().any(has_hidden_values) {
-        let kept = keep_values_of_sites(wanted, &plan)?;
-        plan = SitePlan::new(&kept, &known, &stored, scope);
+    if wanted.sites.iter().any(|spec| spec.find_hidden_value().is_some()) {
+        let wanted = keep_values_of_sites(wanted, &plan)?;
+        plan = SitePlan::new(&wanted, &known, &stored, scope);
         validate_changes(api, &plan).await?;
     }
     check_tags_of_plan(access, wanted, &plan)?;
@@ -191,10 +207,28 @@ async fn plan_changes(
     if !unknown.is_empty() {
         return Err(refuse_regions(wanted, &unknown, &known));
     }
+    let kept = keep_shared_sites(access, &there, &mut plan);
     let mut changes = SiteChanges::from(&plan);
     let touched = changes.updates.iter().map(|(id, _)| id).chain(&changes.deletes);
     changes.expected = touched.filter_map(|id| Some((*id, *versions.get(id)?))).collect();
-    Ok((plan, changes))
+    Ok((plan, kept, changes))
+}
+
+/// Leaves out of the plan the removal of sites that the sender shares with others.
+fn keep_shared_sites(access: &Access, there: &[VersionedSite], plan: &mut SitePlan) -> Vec<KeptSite> {
+    let stored: HashMap<SiteId, Result<&SiteSpec, &ValidationError>> =
+        there.iter().map(|found| (found.site.id, found.site.spec.as_ref())).collect();
+    let mut kept = Vec::new();
+    plan.remove.retain(|(id, url)| {
+        let Some(spec) = stored.get(id).copied() else { return true };
+        let is_removed = check_removal(access, *id, spec).is_ok();
+        if !is_removed {
+            let name = spec.ok().and_then(|spec| spec.name.clone());
+            kept.push(KeptSite { id: *id, url: url.clone(), name });
+        }
+        is_removed
+    });
+    kept
 }
 
 /// The definition with the stored values in place of hidden ones.
@@ -226,10 +260,11 @@ fn check_tags_of_plan(access: &Access, wanted: &DesiredSites, plan: &SitePlan) -
         return Ok(());
     }
     let changed = plan.change.iter().map(|change| {
-        let stored = change.before.as_ref().map_or(&[][..], |before| before.tags.as_slice());
-        (&change.spec, stored)
+        let stored = read_stored_tags(access, change.id, change.before.as_ref());
+        stored.map(|stored| (&change.spec, stored))
     });
-    for (spec, stored) in plan.add.iter().map(|spec| (spec, &[][..])).chain(changed) {
+    for site in plan.add.iter().map(|spec| Ok((spec, &[][..]))).chain(changed) {
+        let (spec, stored) = site?;
         if check_tags(access, &spec.tags, stored, "").is_err() {
             let identity = SiteIdentity::of_spec(spec);
             let position = wanted.sites.iter().position(|site| SiteIdentity::of_spec(site) == identity);
@@ -241,7 +276,7 @@ fn check_tags_of_plan(access: &Access, wanted: &DesiredSites, plan: &SitePlan) -
 
 impl AppliedDefinition {
     /// The changes of a plan; `added` has the ids of the added sites, unless nothing was changed.
-    fn new(plan: SitePlan, added: Option<Vec<SiteId>>) -> Self {
+    fn new(plan: SitePlan, kept_shared: Vec<KeptSite>, added: Option<Vec<SiteId>>) -> Self {
         let ids = added.as_ref();
         let add = plan.add.into_iter().enumerate().map(|(position, spec)| AddedSite {
             id: ids.and_then(|ids| ids.get(position).copied()),
@@ -262,6 +297,7 @@ impl AppliedDefinition {
                 })
                 .collect(),
             removed: plan.remove.into_iter().map(|(id, url)| RemovedSite { id, url }).collect(),
+            kept_shared,
             unchanged: plan.unchanged,
         }
     }
