@@ -8,10 +8,7 @@ mod secrets;
 mod show;
 
 use clap::{ArgMatches, Args, Subcommand};
-use picket_proto::{
-    ValidationError,
-    site::{IntervalRange, SiteIdentity, SiteSpec},
-};
+use picket_proto::site::{IntervalRange, SiteIdentity, SiteSpec};
 use picket_runtime::options::DurationArg;
 use picket_store::{
     Store,
@@ -166,8 +163,8 @@ async fn add_site(options: AddSiteOptions, matches: &ArgMatches) -> Result<(), E
         (some, _) => format!("from {}", join_names(some.iter().map(String::as_str))),
     };
     print_text(&format!(
-        "added site {id}: checked every {} {from}, beginning within 2 s\nnext: picket site show {id}, picket tail --site {id}\n",
-        format_interval(spec.interval_seconds),
+        "added site {id}: checked every {interval} {from}, for the first time within {interval}\nnext: picket site show {id}, picket tail --site {id}\n",
+        interval = format_interval(spec.interval_seconds),
     ))
 }
 
@@ -273,12 +270,9 @@ pub(crate) async fn find_one_site(store: &Store, word: &str) -> Result<Site, Err
                 candidates.concat()
             )))
         }
-        (None, _) => Err(ValidationError::new(
-            "site",
-            word,
-            "the id or the URL of a site, as listed by 'picket site list'",
-        )
-        .into()),
+        (None, _) => Err(Error::Usage(format!(
+            "there is no site '{word}'; 'picket site list' has the ids and URLs of all"
+        ))),
     }
 }
 

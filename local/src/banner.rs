@@ -98,8 +98,10 @@ pub(crate) async fn print_banner(
 async fn describe_sign_in(web: &WebAddress, store: &Store) -> Result<String, Error> {
     let link = sessions::create_sign_in_link(store).await?;
     let note = match web.may_be_open && !api_tokens::has_tokens(store).await? {
-        true => "open to all users of this machine until the first 'picket token create'",
-        false => "this link signs in once, within 10 minutes",
+        true => {
+            "signs in once, within 10 minutes; open to all users of this machine until the first 'picket token create'"
+        }
+        false => "signs in once, within 10 minutes",
     };
     Ok(format!("{}/sign-in?link={}  ({note})", web.url, link.reveal()))
 }

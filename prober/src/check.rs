@@ -350,7 +350,7 @@ impl Checker {
         if !self.address_policy.is_allowed(address) {
             return Err(Failure::new(
                 Cause::Blocked,
-                format!("{address} is where checks are not allowed to go"),
+                format!("checks may not connect to {address} (see PICKET_ALLOW_ADDRESSES)"),
             ));
         }
         match check.ip_version.allows_address(address) {

@@ -28,7 +28,7 @@ impl FromStr for DurationArg {
         match humantime::parse_duration(text) {
             Ok(duration) => Ok(Self(duration)),
             Err(_) => Err(format!(
-                "'{text}' is no duration; allowed: a number with ms, s, m, h or d, such as 15s or 1h30m"
+                "'{text}' is not a duration; allowed: a number with ms, s, m, h or d, such as 15s or 1h30m"
             )),
         }
     }

@@ -109,8 +109,11 @@ fn describe_percentiles(span: Span, columns: &[PercentileColumn]) -> String {
                 .map(|(n, name)| {
                     let values = || known.iter().map(|values| clamp_number(values[n]));
                     let (low, high) = (values().fold(f64::MAX, f64::min), values().fold(0.0, f64::max));
+                    if low == high {
+                        return format!("{name} {}", format_duration(low));
+                    }
                     format!(
-                        "{name} between {} and {}, lately {}",
+                        "{name} between {} and {}, the newest {}",
                         format_duration(low),
                         format_duration(high),
                         format_duration(last[n])

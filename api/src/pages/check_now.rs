@@ -122,6 +122,7 @@ fn describe_answers(up: usize, regions: usize) -> String {
     match regions {
         0 => "No prober answered; 'picket probers' lists the active ones.".to_owned(),
         1 => format!("{up} of 1 region says up."),
+        regions if up == 1 => format!("1 of {regions} regions says up."),
         regions => format!("{up} of {regions} regions say up."),
     }
 }

@@ -74,7 +74,7 @@ impl LiveQuery {
         for (name, value) in pairs.into_iter().filter(|(_, value)| !value.is_empty()) {
             query.append_pair(name, value);
         }
-        format!("/api/v1/live?{}", query.finish())
+        format!("/api/v1/live?{}", query.finish()).trim_end_matches('?').to_owned()
     }
 }
 
@@ -86,6 +86,6 @@ mod tests {
     fn the_stream_has_the_filter_of_the_page() {
         let filter = LiveQuery { outcome: "down".to_owned(), tag: "a b".to_owned(), ..LiveQuery::default() };
         assert_eq!(filter.stream_address(), "/api/v1/live?outcome=down&tag=a+b");
-        assert_eq!(LiveQuery::default().stream_address(), "/api/v1/live?");
+        assert_eq!(LiveQuery::default().stream_address(), "/api/v1/live");
     }
 }

@@ -33,7 +33,7 @@ pub(super) async fn show_settings(visitor: Visitor, State(api): State<Api>) -> R
         TableView::new("settings", "Settings", &["Name", "Value", "Allowed", "Meaning"]).with_rows(rows);
     page.tables.push(table.with_behind(Behind {
         sql: "SELECT * FROM picket.settings;".to_owned(),
-        command: "picket settings".to_owned(),
+        command: "picket settings list".to_owned(),
         curl: format!("curl {}/api/v1/settings", api.public_url()),
     }));
     Ok(render_page(&page))

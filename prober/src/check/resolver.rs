@@ -36,7 +36,7 @@ pub(super) enum ResolveError {
     Lookup { host: String, why: String },
     #[error("{host} has no {family} address")]
     NoAddress { host: String, family: &'static str },
-    #[error("{host} is at {address}, where checks are not allowed to go")]
+    #[error("{host} is at {address}, and checks may not connect there (see PICKET_ALLOW_ADDRESSES)")]
     Blocked { host: String, address: IpAddr },
     #[error(
         "{host} could not be looked up: this prober's name servers do not answer or resolve nothing, or it has no \

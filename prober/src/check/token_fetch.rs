@@ -88,7 +88,7 @@ impl Checker {
             Some(Host::Domain(_)) | None => None,
         };
         if let Some(address) = literal.filter(|address| !self.address_policy.is_allowed(*address)) {
-            return Err(format!("{address} is where checks are not allowed to go"));
+            return Err(format!("checks may not connect to {address} (see PICKET_ALLOW_ADDRESSES)"));
         }
         let post = build_token_request(request)?;
         let describe = |why: &(dyn Error + 'static)| innermost_source(why).to_string();

@@ -217,7 +217,7 @@ async fn a_token_request_goes_only_where_checks_may_go() {
 
     let seen = run(&checker, &request(site.url("/ok"), oauth("http://10.0.0.1/token".to_owned()))).await;
 
-    assert_unavailable(&seen, "10.0.0.1 is where checks are not allowed to go");
+    assert_unavailable(&seen, "checks may not connect to 10.0.0.1");
 }
 
 /// A site that repeats what it was sent, in each encoding.
