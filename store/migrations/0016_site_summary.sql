@@ -849,6 +849,15 @@ CREATE FUNCTION picket.recompute_site_summaries(site_ids bigint[]) RETURNS void
 DECLARE
     present bigint[];
 BEGIN
+    -- A change of a region skips the sites that are locked here, and so must either see none of these
+    -- locks or be over. One that is in progress is not waited for.
+    BEGIN
+        LOCK TABLE picket.regions IN SHARE MODE NOWAIT;
+    EXCEPTION WHEN lock_not_available THEN
+        INSERT INTO picket.site_summaries_dirty
+        SELECT site_id, true, now() + interval '10 seconds' FROM unnest(site_ids) AS site_id;
+        RETURN;
+    END;
     -- A site that another transaction changes, or deletes, is left for later.
     present := ARRAY(
         SELECT site.id FROM picket.sites AS site
