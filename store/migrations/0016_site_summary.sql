@@ -210,8 +210,9 @@ CREATE FUNCTION picket.changed_conditions(site_ids bigint[])
     $$;
 COMMENT ON FUNCTION picket.changed_conditions IS 'The present states of those of these sites whose row in site_conditions differs';
 
--- Writes the present state of these sites, and adds missing rows. Rows that differ are locked and
--- read again, so that a transition is either seen here or finds its row locked and marks the site.
+-- Writes the present state of these sites, and adds the missing rows of those with statistics, so that
+-- a site has either all rows of the summary or none. Rows that differ are locked and read again, so
+-- that a transition is either seen here or finds its row locked and marks the site.
 CREATE FUNCTION picket.refresh_site_conditions(site_ids bigint[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -225,6 +226,7 @@ BEGIN
     FROM (
         SELECT site.id, site.created_at FROM picket.sites AS site
         WHERE site.id = ANY (site_ids)
+          AND EXISTS (SELECT FROM picket.site_statistics AS statistic WHERE statistic.site_id = site.id)
           AND NOT EXISTS (SELECT FROM picket.site_conditions AS condition WHERE condition.site_id = site.id)
         -- The lock keeps the site from being deleted meanwhile. One that is being deleted is skipped.
         ORDER BY site.id FOR KEY SHARE OF site SKIP LOCKED
@@ -363,6 +365,12 @@ BEGIN
                    IS DISTINCT FROM (before.enabled, before.problem IS NULL, before.regions, before.interval_seconds, before.quorum))
         INTO renamed, changed
         FROM new_rows AS site JOIN old_rows AS before ON before.id = site.id;
+        -- A site that was added before there was a summary gets all its rows by its first refresh.
+        WITH listed AS MATERIALIZED (
+            SELECT id, EXISTS (SELECT FROM picket.site_conditions WHERE site_id = id) AS has_rows FROM unnest(renamed) AS id
+        ),
+        marked AS (INSERT INTO picket.site_summaries_dirty SELECT id, true FROM listed WHERE NOT has_rows)
+        SELECT array_agg(id) INTO renamed FROM listed WHERE has_rows;
     END IF;
     IF renamed IS NOT NULL THEN
         PERFORM picket.write_site_texts(renamed);
