@@ -11,12 +11,15 @@ use picket_proto::{SiteId, ValidationError};
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, QueryBuilder, raw_sql};
 
-use self::cursor::{PageCursor, SortKey};
 pub(crate) use self::cursor::{decode_cursor, encode_cursor};
 pub use self::{
     cursor::{Direction, SiteSort},
     filter::SiteFilter,
     state::SiteState,
+};
+use self::{
+    cursor::{PageCursor, SortKey},
+    filter::SiteTable,
 };
 use crate::{DbTimestamp, Error, Store, sites::SiteVersion};
 
@@ -116,6 +119,11 @@ const SUMMARY_COLUMNS: &str = "site.id AS site_id, site.version::text AS version
 const SUMMARY_JOINS: &str = "JOIN picket.sites AS site ON site.id = page.id
     JOIN picket.site_summary AS summary ON summary.site_id = page.id
     JOIN picket.site_texts AS text ON text.site_id = page.id";
+
+/// Condition on a site that it has a summary, which it may lack after an upgrade. Checked row by row, so
+/// that a page reads no more than its rows.
+const HAS_SUMMARY_SQL: &str =
+    " AND EXISTS (SELECT FROM picket.site_conditions AS kept WHERE kept.site_id = site.id OFFSET 0)";
 
 /// Lists a page of at most `limit` sites.
 ///
@@ -264,6 +272,10 @@ fn build_page_query(
                 filter.push_select(query, Some(table), |_| columns);
                 filter.push_conditions(query, id, false);
             }
+        }
+        // A site has rows in either all other tables or none.
+        if table == SiteTable::Sites {
+            query.push(HAS_SUMMARY_SQL);
         }
         query.push(condition);
     };

@@ -92,8 +92,8 @@ impl SiteSort {
             Self::Coverage => "statistic.coverage_24h_pct",
             Self::P50 => "statistic.p50_us",
             Self::P95 => "statistic.p95_us",
-            // Ids rise with the time of creation. A site has a condition if it has a summary.
-            Self::Created => "condition.site_id",
+            // Ids rise with the time of creation.
+            Self::Created => "site.id",
         }
     }
 
@@ -101,7 +101,8 @@ impl SiteSort {
     pub(super) fn table(self) -> SiteTable {
         match self {
             Self::Name => SiteTable::Texts,
-            Self::State | Self::StateSince | Self::Created => SiteTable::Conditions,
+            Self::State | Self::StateSince => SiteTable::Conditions,
+            Self::Created => SiteTable::Sites,
             _ => SiteTable::Statistics,
         }
     }
