@@ -470,3 +470,20 @@ async fn failures_of_the_hour_in_progress_count_before_it_is_over() {
     // At the first hour of a day the letter is that of the new day, as in other hours.
     assert_eq!(fleet.query_text(found).await.as_deref(), Some("(0,100,d) (,,-) (,,-)"));
 }
+
+#[tokio::test]
+async fn a_mark_of_a_clock_that_was_ahead_is_due_at_once() {
+    let fleet = Fleet::new(UP).await;
+    fleet.refresh().await;
+    fleet
+        .execute_sql(
+            "UPDATE picket.site_statistics SET checks_90d = -1 WHERE site_id = 1;
+             INSERT INTO picket.site_summaries_dirty VALUES (1, true, now() + interval '8 days'), (2, false, now() + interval '6 days')",
+        )
+        .await;
+    fleet.refresh().await;
+    let left = "SELECT string_agg(site_id || '', ' ') FROM picket.site_summaries_dirty";
+    assert_eq!(fleet.query_text(left).await.as_deref(), Some("2"));
+    let sum = "SELECT checks_90d FROM picket.site_statistics WHERE site_id = 1";
+    assert_eq!(fleet.query_text(sum).await.as_deref(), Some("0"));
+}
