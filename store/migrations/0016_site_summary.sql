@@ -239,7 +239,9 @@ BEGIN
     locked := ARRAY(
         SELECT condition.site_id FROM picket.site_conditions AS condition
         WHERE condition.site_id = ANY (changed) ORDER BY condition.site_id FOR NO KEY UPDATE SKIP LOCKED);
-    INSERT INTO picket.site_summaries_dirty SELECT site_id, false FROM unnest(changed) AS site_id WHERE site_id <> ALL (locked);
+    -- Not at once: a person's transaction may stay open.
+    INSERT INTO picket.site_summaries_dirty
+    SELECT site_id, false, now() + interval '10 seconds' FROM unnest(changed) AS site_id WHERE site_id <> ALL (locked);
     UPDATE picket.site_conditions AS condition
     SET state = changed.state, state_since = changed.state_since, incident_id = changed.incident_id, updated_at = clock_timestamp()
     FROM picket.changed_conditions(locked) AS changed WHERE condition.site_id = changed.site_id;
@@ -871,7 +873,8 @@ BEGIN
         SELECT site.id FROM picket.sites AS site
         WHERE site.id = ANY (site_ids) ORDER BY site.id FOR NO KEY UPDATE OF site SKIP LOCKED);
     INSERT INTO picket.site_summaries_dirty
-    SELECT site.id, true FROM picket.sites AS site WHERE site.id = ANY (site_ids) AND site.id <> ALL (present);
+    SELECT site.id, true, now() + interval '10 seconds'
+    FROM picket.sites AS site WHERE site.id = ANY (site_ids) AND site.id <> ALL (present);
     PERFORM picket.rebuild_statistics(present);
     PERFORM picket.write_site_texts(present);
 
@@ -885,7 +888,7 @@ BEGIN
     ),
     left_over AS (
         INSERT INTO picket.site_summaries_dirty
-        SELECT deleted.site_id, true FROM deleted
+        SELECT deleted.site_id, true, now() + interval '10 seconds' FROM deleted
         JOIN picket.site_conditions AS condition ON condition.site_id = deleted.site_id
         WHERE deleted.site_id NOT IN (SELECT locked.site_id FROM locked)
     ),

@@ -168,6 +168,12 @@ impl Fleet {
         found.unwrap_or_default()
     }
 
+    /// Refreshes also the sites that other transactions had locked.
+    async fn refresh_left_sites(&self) {
+        self.execute_sql("UPDATE picket.site_summaries_dirty SET due_at = now()").await;
+        self.refresh().await;
+    }
+
     async fn refresh(&self) {
         while housekeeping::refresh_site_summaries(&self.store, wall_clock_now(), 500).await.unwrap() {}
     }
@@ -373,7 +379,7 @@ async fn two_rebuilds_and_concurrent_transitions_end_with_the_present_state() {
     };
 
     tokio::join!(rebuild(), rebuild(), transitions(), transitions());
-    fleet.refresh().await;
+    fleet.refresh_left_sites().await;
 
     let different = "SELECT string_agg(summary.site_id || ' ' || summary.state || ' ' || status.status, ', ')
          FROM picket.site_summary AS summary JOIN report.site_status AS status USING (site_id)

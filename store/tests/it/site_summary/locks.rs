@@ -86,7 +86,7 @@ async fn a_persons_open_transaction_holds_up_no_transition_rollup_or_refresh() {
         person.commit().await;
 
         fleet.execute_sql("UPDATE picket.sites SET problem = NULL, enabled = true").await;
-        fleet.refresh().await;
+        fleet.refresh_left_sites().await;
         assert_eq!(fleet.query_text(WRONG_ROWS).await, None, "{change}");
     }
 }
@@ -122,7 +122,7 @@ async fn pauses_and_transitions_of_the_same_sites_in_opposite_orders_both_succee
     sink.commit().await;
     person.commit().await;
 
-    fleet.refresh().await;
+    fleet.refresh_left_sites().await;
     fleet
         .execute_sql(
             "SELECT picket.close_unwatched_incidents(); UPDATE picket.incidents SET closed_at = now()",
@@ -170,7 +170,27 @@ async fn a_region_that_is_removed_or_added_during_a_refresh_changes_the_problem_
     let later =
         "SELECT count(DISTINCT site_id) FROM picket.site_summaries_dirty WHERE statistics AND due_at > now()";
     assert_eq!(fleet.query_text(later).await.as_deref(), Some("3"));
-    fleet.execute_sql("UPDATE picket.site_summaries_dirty SET due_at = now()").await;
+    fleet.refresh_left_sites().await;
+    assert_eq!(fleet.query_text(WRONG_ROWS).await, None);
+}
+
+#[tokio::test]
+async fn sites_that_are_locked_are_read_again_after_ten_seconds() {
+    let fleet = Fleet::new(UP).await;
     fleet.refresh().await;
+    fleet.execute_sql("UPDATE picket.site_conditions SET state = 'problem' WHERE site_id = 2").await;
+    let mut person = Session::begin(&fleet).await;
+    person.execute_sql("SELECT FROM picket.sites WHERE id = 1 FOR UPDATE").await;
+    person.execute_sql("SELECT FROM picket.site_conditions WHERE site_id = 2 FOR UPDATE").await;
+
+    fleet.execute_sql("INSERT INTO picket.site_summaries_dirty SELECT id, true FROM picket.sites").await;
+    fleet.refresh().await;
+
+    let left = "SELECT string_agg(site_id || ' ' || statistics, ', ' ORDER BY site_id) FROM picket.site_summaries_dirty
+                WHERE due_at BETWEEN now() + interval '1 second' AND now() + interval '10 seconds'";
+    assert_eq!(fleet.query_text(left).await.as_deref(), Some("1 true, 2 false"));
+    assert_eq!(housekeeping::count_waiting_summaries(&fleet.store).await.unwrap(), 0);
+    person.commit().await;
+    fleet.refresh_left_sites().await;
     assert_eq!(fleet.query_text(WRONG_ROWS).await, None);
 }

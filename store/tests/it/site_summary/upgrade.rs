@@ -118,8 +118,7 @@ async fn lists_are_complete_and_each_site_is_found_while_sites_wait_for_their_su
     assert_eq!((found.warnings, found.uptime_24h_pct), (vec![], None));
 
     person.rollback().await.unwrap();
-    fleet.execute_sql("UPDATE picket.site_summaries_dirty SET due_at = now()").await;
-    fleet.refresh().await;
+    fleet.refresh_left_sites().await;
     for sort in SiteSort::ALL_SORTS {
         assert_eq!(count_listed_sites(&fleet, sort).await, 1_500, "{sort:?}");
     }
