@@ -754,6 +754,20 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION picket.rebuild_statistics IS 'Computes the statistics of these sites from their rollups';
 
+-- Marks all sites that are not marked yet, for the holder of the rollups' lock, which no refresh is
+-- taking marks from.
+CREATE FUNCTION picket.mark_site_summaries() RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+        INSERT INTO picket.site_summaries_dirty
+        SELECT site.id, true FROM picket.sites AS site
+        WHERE NOT EXISTS (SELECT FROM picket.site_summaries_dirty AS dirty
+                          WHERE dirty.site_id = site.id AND dirty.statistics AND dirty.due_at <= now())
+    $$;
+COMMENT ON FUNCTION picket.mark_site_summaries IS
+    'Marks all sites whose summary is not marked yet; the caller holds the lock of the rollups';
+
 -- Follows the rollups. A step of one hour is added to the sums; after anything else (the clock was
 -- ahead and the rollups went back, or days are kept for a shorter or longer time) all sites are
 -- computed again, some at a time.
@@ -777,7 +791,7 @@ BEGIN
     ELSIF state.hours_through IS DISTINCT FROM rolled_hour OR state.window_days <> windows THEN
         INSERT INTO picket.site_summary_state (hours_through, window_days) VALUES (rolled_hour, windows)
         ON CONFLICT (singleton) DO UPDATE SET hours_through = excluded.hours_through, window_days = excluded.window_days;
-        INSERT INTO picket.site_summaries_dirty SELECT id, true FROM picket.sites;
+        PERFORM picket.mark_site_summaries();
     END IF;
     -- A site whose ticks were missed may be unknown, and one with results no longer; a coordinator
     -- reads their states after this transaction, so that no transition finds a row locked.
@@ -787,7 +801,10 @@ BEGIN
     JOIN picket.site_conditions AS condition ON condition.site_id = hourly.site_id
     WHERE hourly.hour = picket.hour_of(NEW.rolled_through - interval '1 microsecond')
       AND (condition.state = 'up' AND (hourly.missed > 0 OR hourly.gap > 0)
-           OR condition.state = 'unknown' AND (hourly.up > 0 OR hourly.down > 0));
+           OR condition.state = 'unknown' AND (hourly.up > 0 OR hourly.down > 0))
+      -- The pieces of an hour concern the same sites.
+      AND NOT EXISTS (SELECT FROM picket.site_summaries_dirty AS dirty
+                      WHERE dirty.site_id = hourly.site_id AND dirty.due_at <= now());
     IF rolled_hour < NEW.rolled_through THEN
         SELECT array_agg(DISTINCT site_id) INTO troubled
         FROM picket.rollups_hourly WHERE hour = rolled_hour AND (down > 0 OR missed > 0 OR gap > 0);
@@ -826,7 +843,7 @@ BEGIN
     PERFORM picket.add_hour_to_statistics(expected, 1);
     -- An earlier hour was marked in between, and its former sums are gone.
     IF rebuilt <> expected THEN
-        INSERT INTO picket.site_summaries_dirty SELECT id, true FROM picket.sites;
+        PERFORM picket.mark_site_summaries();
     END IF;
     PERFORM picket.publish_statistics();
     RETURN rebuilt;
@@ -912,12 +929,13 @@ BEGIN
         PERFORM picket.refresh_site_conditions(ARRAY[of_site]);
         RETURN;
     END IF;
+    PERFORM picket.mark_site_summaries();
     INSERT INTO picket.site_summaries_dirty
-    SELECT site_id, true
-    FROM (SELECT id AS site_id FROM picket.sites
-          UNION SELECT site_id FROM picket.site_conditions
+    SELECT kept.site_id, true
+    FROM (SELECT site_id FROM picket.site_conditions
           UNION SELECT site_id FROM picket.site_statistics
-          UNION SELECT site_id FROM picket.site_texts) AS known;
+          UNION SELECT site_id FROM picket.site_texts) AS kept
+    WHERE NOT EXISTS (SELECT FROM picket.sites WHERE id = kept.site_id);
     -- One statement each, and so one snapshot: differences of transactions that are not visible stay.
     WITH counted AS (DELETE FROM picket.site_state_counts)
     INSERT INTO picket.site_state_counts SELECT state, count(*) FROM picket.site_conditions GROUP BY state;

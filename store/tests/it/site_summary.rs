@@ -493,3 +493,32 @@ async fn a_mark_of_a_clock_that_was_ahead_is_due_at_once() {
     let sum = "SELECT checks_90d FROM picket.site_statistics WHERE site_id = 1";
     assert_eq!(fleet.query_text(sum).await.as_deref(), Some("0"));
 }
+
+#[tokio::test]
+async fn a_site_is_marked_once_however_many_pieces_of_an_hour_are_rolled_up() {
+    const MARKS: &str = "SELECT string_agg(site_id || ' ' || statistics, ', ' ORDER BY site_id, statistics)
+                         FROM picket.site_summaries_dirty";
+    let fleet = Fleet::new(UP).await;
+    fleet
+        .execute_sql(
+            "UPDATE picket.schedules SET valid_from = picket.hour_of(now()) - interval '1 hour';
+             DELETE FROM picket.check_results;
+             UPDATE picket.rollup_state SET rolled_through = picket.hour_of(now()) - interval '1 hour';
+             INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome, cause)
+             SELECT tick, site_id, region_id, 'scheduled', 'missed', 'no_prober' FROM picket.schedules
+             CROSS JOIN picket.ticks(interval_ms, phase_ms, valid_from, now(), valid_from, picket.hour_of(now())) AS tick",
+        )
+        .await;
+    fleet.refresh().await;
+    fleet.execute_sql("UPDATE picket.site_conditions SET state = 'up'").await;
+
+    // Three pieces.
+    fleet.roll_up_rows_until(0).await;
+    assert_eq!(fleet.query_text(MARKS).await.as_deref(), Some("1 false, 2 false, 3 false"));
+
+    for _ in 0..2 {
+        housekeeping::rebuild_site_summaries(&fleet.store, wall_clock_now(), None).await.unwrap();
+        let marks = "1 false, 1 true, 2 false, 2 true, 3 false, 3 true";
+        assert_eq!(fleet.query_text(MARKS).await.as_deref(), Some(marks));
+    }
+}
