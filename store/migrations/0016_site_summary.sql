@@ -175,11 +175,15 @@ CREATE TRIGGER site_conditions_updated AFTER UPDATE ON picket.site_conditions
 CREATE TRIGGER site_conditions_deleted AFTER DELETE ON picket.site_conditions
     REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION picket.count_site_states();
 
--- Time since when a site without a schedule in force is not checked.
-CREATE FUNCTION picket.unwatched_since(of_site bigint, created_at timestamptz) RETURNS timestamptz
+-- Time since when a site without a schedule in force is not checked. Ended schedules are kept as long
+-- as results; after that the row in site_conditions has kept the time.
+CREATE FUNCTION picket.unwatched_since(
+    of_site bigint, created_at timestamptz, kept_state picket.site_state, kept_since timestamptz) RETURNS timestamptz
     LANGUAGE sql STABLE
-    RETURN coalesce((SELECT max(valid_to) FROM picket.schedules WHERE site_id = of_site), created_at);
-COMMENT ON FUNCTION picket.unwatched_since IS 'End of a site''s last schedule, or its creation if it never had one';
+    RETURN coalesce((SELECT max(valid_to) FROM picket.schedules WHERE site_id = of_site),
+                    CASE WHEN kept_state IN ('paused', 'problem') THEN kept_since END, created_at);
+COMMENT ON FUNCTION picket.unwatched_since IS
+    'End of a site''s last schedule, or the time kept since that one expired, or the creation of a site that never had one';
 
 -- Rows of site_conditions, of these sites, that differ from report.site_status, as they should be.
 CREATE FUNCTION picket.changed_conditions(site_ids bigint[])
@@ -189,7 +193,8 @@ CREATE FUNCTION picket.changed_conditions(site_ids bigint[])
         SELECT present.site_id, present.state, present.since, present.incident_id
         FROM (
             SELECT found.site_id, found.state, found.incident_id, kept,
-                   CASE WHEN found.state IN ('paused', 'problem') THEN picket.unwatched_since(found.site_id, found.created_at)
+                   CASE WHEN found.state IN ('paused', 'problem')
+                        THEN picket.unwatched_since(found.site_id, found.created_at, kept.state, kept.state_since)
                         WHEN found.since IS NOT NULL THEN found.since
                         WHEN kept.state = found.state THEN kept.state_since
                         ELSE now() END AS since
@@ -327,7 +332,8 @@ CREATE FUNCTION picket.write_watched_conditions(site_ids bigint[]) RETURNS void
         UPDATE picket.site_conditions AS condition
         SET state = present.state, incident_id = NULL, updated_at = clock_timestamp(),
             state_since = CASE present.state WHEN 'unknown' THEN now()
-                                             ELSE picket.unwatched_since(present.id, present.created_at) END
+                                             ELSE picket.unwatched_since(present.id, present.created_at,
+                                                                         condition.state, condition.state_since) END
         FROM locked JOIN present ON present.id = locked.site_id
         WHERE condition.site_id = present.id
     $$;

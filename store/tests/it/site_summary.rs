@@ -522,3 +522,28 @@ async fn a_site_is_marked_once_however_many_pieces_of_an_hour_are_rolled_up() {
         assert_eq!(fleet.query_text(MARKS).await.as_deref(), Some(marks));
     }
 }
+
+#[tokio::test]
+async fn a_site_is_paused_since_the_same_time_after_its_schedules_have_expired() {
+    const SINCE: &str =
+        "SELECT string_agg((state, state_since = created_at + interval '1 day')::text, ' ' ORDER BY site_id)
+                         FROM picket.site_summary JOIN picket.sites ON id = site_id WHERE site_id > 1";
+    let fleet = Fleet::new(UP).await;
+    fleet
+        .execute_sql(
+            "UPDATE picket.sites SET enabled = false WHERE id = 2;
+             UPDATE picket.sites SET problem = 'no' WHERE id = 3;
+             UPDATE picket.sites SET created_at = date_trunc('day', now()) - interval '90 days';
+             UPDATE picket.schedules SET valid_from = created_at, valid_to = created_at + interval '1 day'
+             FROM picket.sites WHERE id = site_id AND valid_to IS NOT NULL",
+        )
+        .await;
+    fleet.rebuild().await;
+    assert_eq!(fleet.query_text(SINCE).await.as_deref(), Some("(paused,t) (problem,t)"));
+
+    fleet.execute_sql("DELETE FROM picket.schedules WHERE valid_to IS NOT NULL").await;
+    fleet.rebuild().await;
+    assert_eq!(fleet.query_text(SINCE).await.as_deref(), Some("(paused,t) (problem,t)"));
+    fleet.execute_sql("UPDATE picket.sites SET enabled = false WHERE id = 3").await;
+    assert_eq!(fleet.query_text(SINCE).await.as_deref(), Some("(paused,t) (paused,t)"));
+}
