@@ -175,11 +175,15 @@ CREATE TRIGGER site_conditions_updated AFTER UPDATE ON picket.site_conditions
 CREATE TRIGGER site_conditions_deleted AFTER DELETE ON picket.site_conditions
     REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION picket.count_site_states();
 
--- Time since when a site without a schedule in force is not checked.
-CREATE FUNCTION picket.unwatched_since(of_site bigint, created_at timestamptz) RETURNS timestamptz
+-- Time since when a site without a schedule in force is not checked. Ended schedules are kept as long
+-- as results; after that the row in site_conditions has kept the time.
+CREATE FUNCTION picket.unwatched_since(
+    of_site bigint, created_at timestamptz, kept_state picket.site_state, kept_since timestamptz) RETURNS timestamptz
     LANGUAGE sql STABLE
-    RETURN coalesce((SELECT max(valid_to) FROM picket.schedules WHERE site_id = of_site), created_at);
-COMMENT ON FUNCTION picket.unwatched_since IS 'End of a site''s last schedule, or its creation if it never had one';
+    RETURN coalesce((SELECT max(valid_to) FROM picket.schedules WHERE site_id = of_site),
+                    CASE WHEN kept_state IN ('paused', 'problem') THEN kept_since END, created_at);
+COMMENT ON FUNCTION picket.unwatched_since IS
+    'End of a site''s last schedule, or the time kept since that one expired, or the creation of a site that never had one';
 
 -- Rows of site_conditions, of these sites, that differ from report.site_status, as they should be.
 CREATE FUNCTION picket.changed_conditions(site_ids bigint[])
@@ -189,7 +193,8 @@ CREATE FUNCTION picket.changed_conditions(site_ids bigint[])
         SELECT present.site_id, present.state, present.since, present.incident_id
         FROM (
             SELECT found.site_id, found.state, found.incident_id, kept,
-                   CASE WHEN found.state IN ('paused', 'problem') THEN picket.unwatched_since(found.site_id, found.created_at)
+                   CASE WHEN found.state IN ('paused', 'problem')
+                        THEN picket.unwatched_since(found.site_id, found.created_at, kept.state, kept.state_since)
                         WHEN found.since IS NOT NULL THEN found.since
                         WHEN kept.state = found.state THEN kept.state_since
                         ELSE now() END AS since
@@ -210,8 +215,9 @@ CREATE FUNCTION picket.changed_conditions(site_ids bigint[])
     $$;
 COMMENT ON FUNCTION picket.changed_conditions IS 'The present states of those of these sites whose row in site_conditions differs';
 
--- Writes the present state of these sites, and adds missing rows. Rows that differ are locked and
--- read again, so that a transition is either seen here or finds its row locked and marks the site.
+-- Writes the present state of these sites, and adds the missing rows of those with statistics, so that
+-- a site has either all rows of the summary or none. Rows that differ are locked and read again, so
+-- that a transition is either seen here or finds its row locked and marks the site.
 CREATE FUNCTION picket.refresh_site_conditions(site_ids bigint[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -225,6 +231,7 @@ BEGIN
     FROM (
         SELECT site.id, site.created_at FROM picket.sites AS site
         WHERE site.id = ANY (site_ids)
+          AND EXISTS (SELECT FROM picket.site_statistics AS statistic WHERE statistic.site_id = site.id)
           AND NOT EXISTS (SELECT FROM picket.site_conditions AS condition WHERE condition.site_id = site.id)
         -- The lock keeps the site from being deleted meanwhile. One that is being deleted is skipped.
         ORDER BY site.id FOR KEY SHARE OF site SKIP LOCKED
@@ -237,7 +244,9 @@ BEGIN
     locked := ARRAY(
         SELECT condition.site_id FROM picket.site_conditions AS condition
         WHERE condition.site_id = ANY (changed) ORDER BY condition.site_id FOR NO KEY UPDATE SKIP LOCKED);
-    INSERT INTO picket.site_summaries_dirty SELECT site_id, false FROM unnest(changed) AS site_id WHERE site_id <> ALL (locked);
+    -- Not at once: a person's transaction may stay open.
+    INSERT INTO picket.site_summaries_dirty
+    SELECT site_id, false, now() + interval '10 seconds' FROM unnest(changed) AS site_id WHERE site_id <> ALL (locked);
     UPDATE picket.site_conditions AS condition
     SET state = changed.state, state_since = changed.state_since, incident_id = changed.incident_id, updated_at = clock_timestamp()
     FROM picket.changed_conditions(locked) AS changed WHERE condition.site_id = changed.site_id;
@@ -323,7 +332,8 @@ CREATE FUNCTION picket.write_watched_conditions(site_ids bigint[]) RETURNS void
         UPDATE picket.site_conditions AS condition
         SET state = present.state, incident_id = NULL, updated_at = clock_timestamp(),
             state_since = CASE present.state WHEN 'unknown' THEN now()
-                                             ELSE picket.unwatched_since(present.id, present.created_at) END
+                                             ELSE picket.unwatched_since(present.id, present.created_at,
+                                                                         condition.state, condition.state_since) END
         FROM locked JOIN present ON present.id = locked.site_id
         WHERE condition.site_id = present.id
     $$;
@@ -363,6 +373,12 @@ BEGIN
                    IS DISTINCT FROM (before.enabled, before.problem IS NULL, before.regions, before.interval_seconds, before.quorum))
         INTO renamed, changed
         FROM new_rows AS site JOIN old_rows AS before ON before.id = site.id;
+        -- A site that was added before there was a summary gets all its rows by its first refresh.
+        WITH listed AS MATERIALIZED (
+            SELECT id, EXISTS (SELECT FROM picket.site_conditions WHERE site_id = id) AS has_rows FROM unnest(renamed) AS id
+        ),
+        marked AS (INSERT INTO picket.site_summaries_dirty SELECT id, true FROM listed WHERE NOT has_rows)
+        SELECT array_agg(id) INTO renamed FROM listed WHERE has_rows;
     END IF;
     IF renamed IS NOT NULL THEN
         PERFORM picket.write_site_texts(renamed);
@@ -744,6 +760,20 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION picket.rebuild_statistics IS 'Computes the statistics of these sites from their rollups';
 
+-- Marks all sites that are not marked yet, for the holder of the rollups' lock, which no refresh is
+-- taking marks from.
+CREATE FUNCTION picket.mark_site_summaries() RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+        INSERT INTO picket.site_summaries_dirty
+        SELECT site.id, true FROM picket.sites AS site
+        WHERE NOT EXISTS (SELECT FROM picket.site_summaries_dirty AS dirty
+                          WHERE dirty.site_id = site.id AND dirty.statistics AND dirty.due_at <= now())
+    $$;
+COMMENT ON FUNCTION picket.mark_site_summaries IS
+    'Marks all sites whose summary is not marked yet; the caller holds the lock of the rollups';
+
 -- Follows the rollups. A step of one hour is added to the sums; after anything else (the clock was
 -- ahead and the rollups went back, or days are kept for a shorter or longer time) all sites are
 -- computed again, some at a time.
@@ -767,7 +797,7 @@ BEGIN
     ELSIF state.hours_through IS DISTINCT FROM rolled_hour OR state.window_days <> windows THEN
         INSERT INTO picket.site_summary_state (hours_through, window_days) VALUES (rolled_hour, windows)
         ON CONFLICT (singleton) DO UPDATE SET hours_through = excluded.hours_through, window_days = excluded.window_days;
-        INSERT INTO picket.site_summaries_dirty SELECT id, true FROM picket.sites;
+        PERFORM picket.mark_site_summaries();
     END IF;
     -- A site whose ticks were missed may be unknown, and one with results no longer; a coordinator
     -- reads their states after this transaction, so that no transition finds a row locked.
@@ -777,7 +807,10 @@ BEGIN
     JOIN picket.site_conditions AS condition ON condition.site_id = hourly.site_id
     WHERE hourly.hour = picket.hour_of(NEW.rolled_through - interval '1 microsecond')
       AND (condition.state = 'up' AND (hourly.missed > 0 OR hourly.gap > 0)
-           OR condition.state = 'unknown' AND (hourly.up > 0 OR hourly.down > 0));
+           OR condition.state = 'unknown' AND (hourly.up > 0 OR hourly.down > 0))
+      -- The pieces of an hour concern the same sites.
+      AND NOT EXISTS (SELECT FROM picket.site_summaries_dirty AS dirty
+                      WHERE dirty.site_id = hourly.site_id AND dirty.due_at <= now());
     IF rolled_hour < NEW.rolled_through THEN
         SELECT array_agg(DISTINCT site_id) INTO troubled
         FROM picket.rollups_hourly WHERE hour = rolled_hour AND (down > 0 OR missed > 0 OR gap > 0);
@@ -816,7 +849,7 @@ BEGIN
     PERFORM picket.add_hour_to_statistics(expected, 1);
     -- An earlier hour was marked in between, and its former sums are gone.
     IF rebuilt <> expected THEN
-        INSERT INTO picket.site_summaries_dirty SELECT id, true FROM picket.sites;
+        PERFORM picket.mark_site_summaries();
     END IF;
     PERFORM picket.publish_statistics();
     RETURN rebuilt;
@@ -849,12 +882,22 @@ CREATE FUNCTION picket.recompute_site_summaries(site_ids bigint[]) RETURNS void
 DECLARE
     present bigint[];
 BEGIN
+    -- A change of a region skips the sites that are locked here, and so must either see none of these
+    -- locks or be over. One that is in progress is not waited for.
+    BEGIN
+        LOCK TABLE picket.regions IN SHARE MODE NOWAIT;
+    EXCEPTION WHEN lock_not_available THEN
+        INSERT INTO picket.site_summaries_dirty
+        SELECT site_id, true, now() + interval '10 seconds' FROM unnest(site_ids) AS site_id;
+        RETURN;
+    END;
     -- A site that another transaction changes, or deletes, is left for later.
     present := ARRAY(
         SELECT site.id FROM picket.sites AS site
         WHERE site.id = ANY (site_ids) ORDER BY site.id FOR NO KEY UPDATE OF site SKIP LOCKED);
     INSERT INTO picket.site_summaries_dirty
-    SELECT site.id, true FROM picket.sites AS site WHERE site.id = ANY (site_ids) AND site.id <> ALL (present);
+    SELECT site.id, true, now() + interval '10 seconds'
+    FROM picket.sites AS site WHERE site.id = ANY (site_ids) AND site.id <> ALL (present);
     PERFORM picket.rebuild_statistics(present);
     PERFORM picket.write_site_texts(present);
 
@@ -868,7 +911,7 @@ BEGIN
     ),
     left_over AS (
         INSERT INTO picket.site_summaries_dirty
-        SELECT deleted.site_id, true FROM deleted
+        SELECT deleted.site_id, true, now() + interval '10 seconds' FROM deleted
         JOIN picket.site_conditions AS condition ON condition.site_id = deleted.site_id
         WHERE deleted.site_id NOT IN (SELECT locked.site_id FROM locked)
     ),
@@ -892,12 +935,13 @@ BEGIN
         PERFORM picket.refresh_site_conditions(ARRAY[of_site]);
         RETURN;
     END IF;
+    PERFORM picket.mark_site_summaries();
     INSERT INTO picket.site_summaries_dirty
-    SELECT site_id, true
-    FROM (SELECT id AS site_id FROM picket.sites
-          UNION SELECT site_id FROM picket.site_conditions
+    SELECT kept.site_id, true
+    FROM (SELECT site_id FROM picket.site_conditions
           UNION SELECT site_id FROM picket.site_statistics
-          UNION SELECT site_id FROM picket.site_texts) AS known;
+          UNION SELECT site_id FROM picket.site_texts) AS kept
+    WHERE NOT EXISTS (SELECT FROM picket.sites WHERE id = kept.site_id);
     -- One statement each, and so one snapshot: differences of transactions that are not visible stay.
     WITH counted AS (DELETE FROM picket.site_state_counts)
     INSERT INTO picket.site_state_counts SELECT state, count(*) FROM picket.site_conditions GROUP BY state;
@@ -956,6 +1000,8 @@ BEGIN
     IF NOT picket.try_lock_rollups() THEN
         RETURN false;
     END IF;
+    -- Written while the clock was ahead: silent regions mark sites for six intervals of at most a day.
+    UPDATE picket.site_summaries_dirty SET due_at = now() WHERE due_at > now() + interval '7 days';
     WITH taken AS (
         DELETE FROM picket.site_summaries_dirty
         WHERE ctid = ANY (ARRAY(SELECT ctid FROM picket.site_summaries_dirty WHERE due_at <= now() ORDER BY due_at LIMIT max_sites))

@@ -7,16 +7,19 @@ mod cursor;
 mod filter;
 mod state;
 
-use picket_proto::ValidationError;
+use picket_proto::{SiteId, ValidationError};
 use serde::Serialize;
-use sqlx::{PgConnection, Postgres, QueryBuilder, raw_sql};
+use sqlx::{AssertSqlSafe, PgConnection, Postgres, QueryBuilder, raw_sql};
 
-use self::cursor::{PageCursor, SortKey};
 pub(crate) use self::cursor::{decode_cursor, encode_cursor};
 pub use self::{
     cursor::{Direction, SiteSort},
     filter::SiteFilter,
     state::SiteState,
+};
+use self::{
+    cursor::{PageCursor, SortKey},
+    filter::SiteTable,
 };
 use crate::{DbTimestamp, Error, Store, sites::SiteVersion};
 
@@ -103,17 +106,24 @@ pub struct SiteSummary {
     sort_name: String,
 }
 
-/// Columns of [`SiteSummary`]. Rows older than the limits on names may have longer ones; these are
-/// truncated.
+/// Columns of [`SiteSummary`], of a site that may have no summary yet. Rows older than the limits on
+/// names may have longer ones; these are truncated.
 const SUMMARY_COLUMNS: &str = "site.id AS site_id, site.version::text AS version, left(coalesce(site.name, site.url), 1000) AS site, left(site.url, 4096) AS url,
     site.tags, site.regions, site.type, site.interval_seconds, site.enabled, left(site.problem, 2000) AS problem, site.created_at,
-    summary.state::text AS state, summary.state_since, summary.incident_id, summary.warnings::text[] AS warnings,
+    coalesce(summary.state::text, 'unknown') AS state, coalesce(summary.state_since, site.created_at) AS state_since,
+    summary.incident_id, coalesce(summary.warnings::text[], '{}') AS warnings,
     summary.uptime_24h_pct, summary.uptime_7d_pct, summary.uptime_30d_pct, summary.uptime_90d_pct,
     summary.coverage_24h_pct, summary.coverage_7d_pct, summary.coverage_30d_pct, summary.coverage_90d_pct,
-    summary.p50_us, summary.p95_us, summary.days, summary.days_through::text AS days_through, text.sort_name";
+    summary.p50_us, summary.p95_us, coalesce(summary.days, repeat('-', 365)) AS days,
+    summary.days_through::text AS days_through, coalesce(text.sort_name, '') AS sort_name";
 const SUMMARY_JOINS: &str = "JOIN picket.sites AS site ON site.id = page.id
     JOIN picket.site_summary AS summary ON summary.site_id = page.id
     JOIN picket.site_texts AS text ON text.site_id = page.id";
+
+/// Condition on a site that it has a summary, which it may lack after an upgrade. Checked row by row, so
+/// that a page reads no more than its rows.
+const HAS_SUMMARY_SQL: &str =
+    " AND EXISTS (SELECT FROM picket.site_conditions AS kept WHERE kept.site_id = site.id OFFSET 0)";
 
 /// Lists a page of at most `limit` sites.
 ///
@@ -146,18 +156,29 @@ pub async fn list_sites_page(
 }
 
 /// Returns the summary of one site; `None` if there is no such site, or the token's limit does not
-/// include it.
+/// include it. A site that has no summary yet, after an upgrade, is unknown.
 ///
 /// # Errors
 /// If the database cannot be reached in time.
 pub async fn find_site_summary(
     store: &Store,
-    site: picket_proto::SiteId,
+    site: SiteId,
     tag_limit: Option<&[String]>,
 ) -> Result<Option<SiteSummary>, Error> {
-    let filter = SiteFilter { ids: Some(&[site]), tag_limit, ..SiteFilter::default() };
-    let page = list_sites_page(store, &filter, SiteSort::Created, Direction::Ascending, None, 1).await?;
-    Ok(page.items.into_iter().next())
+    let read = async {
+        let mut transaction = store.begin_page_read().await?;
+        sqlx::query_as::<_, SiteSummary>(AssertSqlSafe(format!(
+            "SELECT {SUMMARY_COLUMNS} FROM picket.sites AS site
+             LEFT JOIN picket.site_summary AS summary ON summary.site_id = site.id
+             LEFT JOIN picket.site_texts AS text ON text.site_id = site.id
+             WHERE site.id = $1 AND ($2::text[] IS NULL OR site.tags && $2)"
+        )))
+        .bind(site.0)
+        .bind(tag_limit)
+        .fetch_optional(&mut *transaction)
+        .await
+    };
+    store.read_for_page("read the summary of the site", read).await
 }
 
 /// Counts the sites that the filter selects.
@@ -251,6 +272,10 @@ fn build_page_query(
                 filter.push_select(query, Some(table), |_| columns);
                 filter.push_conditions(query, id, false);
             }
+        }
+        // A site has rows in either all other tables or none.
+        if table == SiteTable::Sites {
+            query.push(HAS_SUMMARY_SQL);
         }
         query.push(condition);
     };

@@ -1,15 +1,19 @@
 -- The ticks of the sites $3 in ($1, $2], each with its row, if there is one. Each row is looked up by
 -- its tick, so that the cost depends on these sites alone. Counts the same as report.ledger.
+span AS MATERIALIZED (
+    -- Once, and not for each schedule.
+    SELECT greatest($1::timestamptz, picket.retained_since()) AS since, least($2::timestamptz, now()) AS until
+),
 planned AS MATERIALIZED (
     SELECT schedule.site_id, schedule.region_id, schedule.shard, schedule.interval_ms, schedule.phase_ms,
            greatest(schedule.valid_from, span.since) AS after, least(coalesce(schedule.valid_to, span.until), span.until) AS through
     FROM picket.schedules AS schedule
-    CROSS JOIN (SELECT greatest($1::timestamptz, picket.retained_since()) AS since, least($2::timestamptz, now()) AS until) AS span
+    CROSS JOIN span
     WHERE schedule.site_id = ANY ($3::bigint[])
       AND schedule.valid_from < span.until AND (schedule.valid_to IS NULL OR schedule.valid_to > span.since)
 ),
 gap AS MATERIALIZED (
-    SELECT * FROM picket.recorded_gaps(greatest($1::timestamptz, picket.retained_since()), least($2::timestamptz, now()))
+    SELECT recorded.* FROM span CROSS JOIN picket.recorded_gaps(span.since, span.until) AS recorded
 ),
 tick_rows AS (
     SELECT region.name AS region, result.outcome, result.cause,

@@ -97,8 +97,8 @@ impl World {
         })
     }
 
-    /// The ledger of sites that are few enough to look up their ticks is that of all of them, and counts the same
-    /// missed ticks.
+    /// The ledger of sites, whether they are most sites or few enough to look up their ticks, is that of all of them,
+    /// and counts the same missed ticks.
     async fn compare_few_sites_with_all(&self, lower: u64, upper: u64) {
         let (now, _) = ledger::read_accounted_through(&self.store).await.unwrap();
         let (from, to) = (
@@ -111,8 +111,13 @@ impl World {
         let by_region = async |filter| ledger::list_by_region(&self.store, from, to, filter).await.unwrap();
         let by_cause =
             async |filter| ledger::count_missed_by_cause(&self.store, from, to, filter).await.unwrap();
-        assert_eq!(by_region(tagged).await, by_region(all).await, "from {lower} s ago to {upper} s ago");
-        assert_eq!(by_cause(tagged).await, by_cause(all).await, "from {lower} s ago to {upper} s ago");
+        for counted in [0, 1_000] {
+            self.execute_sql(&format!("INSERT INTO picket.site_state_counts VALUES ('up', {counted})")).await;
+            let span = format!("from {lower} s ago to {upper} s ago, of {counted} more sites");
+            assert_eq!(by_region(tagged).await, by_region(all).await, "{span}");
+            assert_eq!(by_cause(tagged).await, by_cause(all).await, "{span}");
+        }
+        self.execute_sql("INSERT INTO picket.site_state_counts VALUES ('up', -1000)").await;
 
         let by_site = ledger::list_by_site(&self.store, from, to).await.unwrap();
         for site in 1..=5 {

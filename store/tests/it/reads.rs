@@ -35,7 +35,7 @@ impl Fleet {
             .execute_sql(
                 "INSERT INTO picket.regions (name) VALUES ('eu');
                  INSERT INTO picket.sites (url, tags)
-                 SELECT 'https://' || n || '.example/', CASE n WHEN 500 THEN '{only}' ELSE '{}' END::text[] FROM generate_series(1, 1000) AS n;
+                 SELECT 'https://' || n || '.example/', CASE n WHEN 500 THEN '{only}' ELSE '{rest}' END::text[] FROM generate_series(1, 1000) AS n;
                  UPDATE picket.schedules SET valid_from = now() - interval '1 hour';
                  UPDATE picket.rollup_state SET rolled_through = now() - interval '1 hour';
                  INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome, cause, tls_expires_at)
@@ -154,6 +154,14 @@ async fn a_page_of_one_site_or_tenant_reads_its_own_rows() {
         assert!(matches!(&rows[..], [(_, cause, 56 | 57)] if cause == "no_prober"), "{rows:?}");
     });
     assert_below("missed ticks of a tenant", read.await, 600);
+    // A lookup of each tick would read more than 100,000 blocks.
+    let rest = ["rest".to_owned()];
+    let read = fleet.measure_reads(RESULTS, async |store| {
+        let filter = LedgerFilter { tags: Some(&rest), site: None };
+        let rows = list_by_region(store, from, to, filter).await.unwrap();
+        assert!(rows[0].expected > 999 * 55, "{rows:?}");
+    });
+    assert_below("the ledger of most sites", read.await, 20_000);
 
     let read = fleet.measure_reads("^schedules$", async |store| {
         assert_eq!(list_region_overview(store, None).await.unwrap()[0].schedules, 1_000);

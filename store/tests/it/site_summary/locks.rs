@@ -86,7 +86,7 @@ async fn a_persons_open_transaction_holds_up_no_transition_rollup_or_refresh() {
         person.commit().await;
 
         fleet.execute_sql("UPDATE picket.sites SET problem = NULL, enabled = true").await;
-        fleet.refresh().await;
+        fleet.refresh_left_sites().await;
         assert_eq!(fleet.query_text(WRONG_ROWS).await, None, "{change}");
     }
 }
@@ -122,7 +122,7 @@ async fn pauses_and_transitions_of_the_same_sites_in_opposite_orders_both_succee
     sink.commit().await;
     person.commit().await;
 
-    fleet.refresh().await;
+    fleet.refresh_left_sites().await;
     fleet
         .execute_sql(
             "SELECT picket.close_unwatched_incidents(); UPDATE picket.incidents SET closed_at = now()",
@@ -132,4 +132,65 @@ async fn pauses_and_transitions_of_the_same_sites_in_opposite_orders_both_succee
     assert_eq!(fleet.query_text(WRONG_ROWS).await, None);
     let paused = "SELECT state FROM picket.site_summary WHERE site_id = 1";
     assert_eq!(fleet.query_text(paused).await.as_deref(), Some("paused"));
+}
+
+#[tokio::test]
+async fn a_region_that_is_removed_or_added_during_a_refresh_changes_the_problem_of_each_site() {
+    const MARK_ALL: &str = "INSERT INTO picket.site_summaries_dirty SELECT id, true FROM picket.sites";
+    const PROBLEMS: &str = "SELECT count(problem) FROM picket.sites";
+    let fleet = Fleet::new(UP).await;
+    fleet.execute_sql("UPDATE picket.sites SET regions = '{eu}'").await;
+    fleet.refresh().await;
+
+    // The change waits for the refresh.
+    fleet.execute_sql(MARK_ALL).await;
+    let mut coordinator = Session::begin(&fleet).await;
+    coordinator.execute_sql("SELECT picket.refresh_site_summaries(100)").await;
+    tokio::join!(fleet.execute_sql("DELETE FROM picket.regions WHERE name = 'eu'"), async {
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'
+                       AND query LIKE 'DELETE FROM picket.regions%' AND datname = current_database()";
+        picket_harness::eventually(Duration::from_secs(20), "a change that waits", async || {
+            let waits = fleet.query_text(waiting).await;
+            if waits.as_deref() == Some("1") { Ok(()) } else { Err("it does not") }
+        })
+        .await;
+        coordinator.commit().await;
+    });
+    assert_eq!(fleet.query_text(PROBLEMS).await.as_deref(), Some("3"));
+
+    // The refresh does not wait for the change.
+    fleet.execute_sql(MARK_ALL).await;
+    let mut person = Session::begin(&fleet).await;
+    person.execute_sql("UPDATE picket.regions SET removed_at = NULL WHERE name = 'eu'").await;
+    let mut coordinator = Session::begin(&fleet).await;
+    coordinator.execute_sql("SELECT picket.refresh_site_summaries(100)").await;
+    coordinator.commit().await;
+    person.commit().await;
+    assert_eq!(fleet.query_text(PROBLEMS).await.as_deref(), Some("0"));
+    let later =
+        "SELECT count(DISTINCT site_id) FROM picket.site_summaries_dirty WHERE statistics AND due_at > now()";
+    assert_eq!(fleet.query_text(later).await.as_deref(), Some("3"));
+    fleet.refresh_left_sites().await;
+    assert_eq!(fleet.query_text(WRONG_ROWS).await, None);
+}
+
+#[tokio::test]
+async fn sites_that_are_locked_are_read_again_after_ten_seconds() {
+    let fleet = Fleet::new(UP).await;
+    fleet.refresh().await;
+    fleet.execute_sql("UPDATE picket.site_conditions SET state = 'problem' WHERE site_id = 2").await;
+    let mut person = Session::begin(&fleet).await;
+    person.execute_sql("SELECT FROM picket.sites WHERE id = 1 FOR UPDATE").await;
+    person.execute_sql("SELECT FROM picket.site_conditions WHERE site_id = 2 FOR UPDATE").await;
+
+    fleet.execute_sql("INSERT INTO picket.site_summaries_dirty SELECT id, true FROM picket.sites").await;
+    fleet.refresh().await;
+
+    let left = "SELECT string_agg(site_id || ' ' || statistics, ', ' ORDER BY site_id) FROM picket.site_summaries_dirty
+                WHERE due_at BETWEEN now() + interval '1 second' AND now() + interval '10 seconds'";
+    assert_eq!(fleet.query_text(left).await.as_deref(), Some("1 true, 2 false"));
+    assert_eq!(housekeeping::count_waiting_summaries(&fleet.store).await.unwrap(), 0);
+    person.commit().await;
+    fleet.refresh_left_sites().await;
+    assert_eq!(fleet.query_text(WRONG_ROWS).await, None);
 }
