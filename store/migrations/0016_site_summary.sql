@@ -125,6 +125,10 @@ CREATE INDEX site_texts_ngrams ON picket.site_texts USING gin (picket.ngrams(sea
 -- With two tags a site this takes a second for a million sites, in which sites cannot be changed.
 CREATE INDEX sites_tags ON picket.sites USING gin (tags);
 
+-- The order of the list of certificates, and schedules whose certificates are not rolled up yet.
+CREATE INDEX certificates_expires_at ON picket.certificates (expires_at, site_id);
+CREATE INDEX schedules_begun ON picket.schedules (valid_from) WHERE valid_to IS NULL;
+
 CREATE VIEW picket.site_summary AS
 SELECT
     condition.site_id, condition.state, condition.state_since, condition.incident_id,

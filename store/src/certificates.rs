@@ -23,8 +23,8 @@ pub struct CertificateRow {
 
 /// Lists a page of certificates, the soonest to expire first, after the one with the expiry and site
 /// in `after`. `tags` limits the list to sites with one of them, `days` to certificates with at most
-/// that many days left. A certificate that took the place of another one is listed once its check is
-/// rolled up, within half an hour.
+/// that many days left. A certificate that took the place of another one, or is the first one in more
+/// than an hour of checks, is listed once its check is rolled up, within half an hour.
 ///
 /// # Errors
 /// If the database cannot be reached in time.

@@ -152,6 +152,63 @@ async fn sums_percentiles_and_heat_map_of_a_span_count_the_rows_of_the_reports()
 }
 
 #[tokio::test]
+async fn the_pages_of_certificates_have_each_site_of_the_report_once() {
+    let world = new_world().await;
+    // Regions with different certificates, of which some are old and some are not rolled up yet.
+    world
+        .execute_sql(
+            "INSERT INTO picket.sites (url, tags)
+             SELECT 'https://' || n || '.example/', CASE n % 2 WHEN 0 THEN '{even}' ELSE '{}' END::text[] FROM generate_series(1, 60) AS n;
+             UPDATE picket.rollup_state SET rolled_through = now() - interval '20 minutes';
+             UPDATE picket.schedules SET valid_from = now() - interval '10 minutes' WHERE valid_to IS NULL AND site_id > 10;
+             INSERT INTO picket.certificates (site_id, region_id, expires_at, seen_at)
+             SELECT site_id, region_id, date_trunc('hour', now()) + chance % 20 * interval '1 day' + interval '90 minutes',
+                    now() - CASE WHEN chance % 7 = 0 THEN interval '3 days' ELSE interval '1 hour' END
+             FROM picket.schedules CROSS JOIN LATERAL (SELECT picket.hash32(site_id || ' ' || region_id) AS chance) AS drawn
+             WHERE valid_to IS NULL AND site_id > 10 AND chance % 3 > 0;
+             INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome, tls_expires_at)
+             SELECT tick, site_id, region_id, 'scheduled', 'up',
+                    date_trunc('hour', now()) + chance % 20 * interval '1 day' + interval '90 minutes'
+             FROM picket.schedules CROSS JOIN LATERAL (SELECT picket.hash32(site_id || ' ' || region_id) AS chance) AS drawn
+             CROSS JOIN picket.ticks(interval_ms, phase_ms, valid_from, now(), now() - interval '3 minutes', now()) AS tick
+             WHERE valid_to IS NULL AND site_id > 10 AND chance % 3 = 0 ON CONFLICT DO NOTHING",
+        )
+        .await;
+
+    let even = ["even".to_owned()];
+    for (tags, days, condition) in [
+        (None, None, "true"),
+        (Some(even.as_slice()), None, "tags && '{even}'"),
+        (None, Some(7), "days_left <= 7"),
+        (None, Some(-1), "days_left <= -1"),
+        (None, Some(i32::MAX), "true"),
+        (None, Some(i32::MIN), "false"),
+    ] {
+        let (mut listed, mut after) = (Vec::new(), None);
+        loop {
+            let page = list_certificates(&world.store, tags, days, after, 7).await.unwrap();
+            listed
+                .extend(page.iter().map(|row| {
+                    format!("{} {} {}", row.site_id, row.expires_at.0.as_micros(), row.days_left)
+                }));
+            after = page.last().map(|last| (last.expires_at.into(), last.site_id));
+            if after.is_none() {
+                break;
+            }
+        }
+        let expected = world
+            .query_text(&format!(
+                "coalesce((SELECT string_agg(site_id || ' ' || picket.micros(expires_at) || ' ' || days_left, ','
+                                             ORDER BY expires_at, site_id)
+                           FROM report.certificates JOIN picket.sites ON id = site_id WHERE {condition}), '')"
+            ))
+            .await;
+        assert_eq!(listed.join(","), expected, "{condition}");
+        assert!(listed.len() > 20 || days.is_some(), "{condition}: {}", listed.len());
+    }
+}
+
+#[tokio::test]
 async fn incidents_edits_and_certificate_of_a_site_and_the_overview_of_all() {
     let world = new_world().await;
     world
