@@ -54,7 +54,7 @@ async fn an_invalid_site_is_refused_with_field_value_and_allowed_values_and_chan
             &["site", "add", "https://a.example", "--regex", r"(\w{500}){500}"],
             &[r"regex: '(\w{500}){500}'", "compiles to at most 1048576 bytes"],
         ),
-        (&["site", "show", "7"], &["site: '7'", "picket site list"]),
+        (&["site", "show", "7"], &["no site '7'", "picket site list"]),
         (&["region", "remove", "mars"], &["no region 'mars'"]),
         (&["generate", "3", "--base-url", "nonsense/"], &["base-url: 'nonsense/3'"]),
     ] {

@@ -297,7 +297,7 @@ async fn a_check_that_must_fail_is_up_by_its_causes_alone() {
             Some(Cause::UnexpectedResponse),
             "must_fail: found dns, expected connect, status",
         ),
-        ("http://169.254.169.254/".to_owned(), Outcome::Missed, Some(Cause::Blocked), "not allowed"),
+        ("http://169.254.169.254/".to_owned(), Outcome::Missed, Some(Cause::Blocked), "may not connect"),
     ] {
         let result = ask(&place, json!({"url": url, "assertions": must_fail})).await;
         assert_eq!((result.outcome, result.cause), (outcome, cause), "{url}: {result:?}");

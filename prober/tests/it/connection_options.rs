@@ -115,7 +115,7 @@ async fn connect_to_leads_to_no_address_that_is_not_allowed() {
         // The address of the URL itself is allowed.
         let url = format!("http://127.0.0.1:{port}/ok");
         let seen = check(&checker, &connecting_to(&url, format!("{place}:{port}"))).await;
-        assert_down(&seen, Cause::Blocked, "where checks are not allowed to go");
+        assert_down(&seen, Cause::Blocked, "checks may not connect");
         assert_eq!(seen.timing.connect_us, None, "{place}");
     }
     assert_eq!(target.accepted_connections(), 0);
