@@ -203,12 +203,12 @@ fn build_cases() -> Vec<Case> {
         },
         Case {
             name: "random letters, 16 regexes close to the limit of steps",
-            body: generate_letters(),
+            body: build_random_text(),
             assertions: regexes(|n| format!(r"(?:[a-z]{{0,30}}[m-z]?){{12}}{n}!")),
         },
         Case {
             name: "random letters, 16 regexes of many sets",
-            body: generate_letters(),
+            body: build_random_text(),
             assertions: regexes(|n| format!(r"[a-m][a-z]{{12}}[n-z]{n}!")),
         },
         Case {
@@ -229,7 +229,7 @@ fn build_cases() -> Vec<Case> {
 }
 
 /// Letters in an order that repeats nowhere, so that a search meets new sets of states.
-fn generate_letters() -> Vec<u8> {
+fn build_random_text() -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(16);
     (0..BODY_BYTES).map(|_| random.u8(b'a'..=b'z')).collect()
 }
