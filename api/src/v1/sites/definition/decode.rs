@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use picket_proto::{
@@ -14,6 +14,7 @@ use picket_proto::{
     validation::sanitize_text,
 };
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::{
     access::Access,
