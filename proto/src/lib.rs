@@ -7,6 +7,7 @@
 
 pub mod bundle;
 pub mod byte_size;
+pub mod channel;
 pub mod check;
 mod check_options;
 mod check_url;
@@ -39,6 +40,7 @@ pub mod ticket;
 pub mod time;
 pub mod validation;
 
+pub use channel::{Audience, ChannelKind};
 pub use check::{Check, IpVersion};
 pub use confirmation::ConfirmationRequest;
 pub use event::Event;

@@ -1,0 +1,43 @@
+//! The end of an attempt to deliver a message.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// What came of an attempt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attempt {
+    /// What follows from it.
+    pub outcome: AttemptOutcome,
+    /// HTTP status, SMTP reply code or exit code.
+    pub status: Option<u16>,
+    /// The receiver's answer or the failure in words: redacted, at most 500 bytes, one line.
+    pub message: String,
+}
+
+/// What follows from the end of an attempt.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AttemptOutcome {
+    /// The receiver has accepted the message.
+    Delivered {
+        /// What later messages about the same need, such as the number of the message there.
+        receiver_ref: Option<Value>,
+    },
+    /// Another attempt may succeed.
+    Retry {
+        /// Time that the receiver demands before the next attempt; at most an hour.
+        retry_after: Option<Duration>,
+        /// True if the channel counts as failing at once: the receiver does not know this channel
+        /// (401, 403, 404).
+        is_channel_failing: bool,
+    },
+    /// This message will never be accepted, for a reason in itself.
+    Refused,
+    /// The receiver does not exist any more and wants no message again (410).
+    Gone,
+    /// The receiver has moved; another attempt with these settings may succeed at once.
+    Moved {
+        /// Settings that replace those of the channel, by name.
+        settings: Value,
+    },
+}

@@ -1,0 +1,3 @@
+//! The notifier process.
+
+fn main() {}
