@@ -175,6 +175,13 @@ fn format_event_row(event: &Event) -> String {
             let lasted = format_time_between(silence.since, silence.at);
             (silence.at, format!("region {} has active probers again after {lasted}", silence.region))
         }
+        Event::ChannelFailing(failure) => (
+            failure.at,
+            format!("channel {} does not deliver: {}", text(&failure.channel), maybe(&failure.message)),
+        ),
+        Event::ChannelWorking(channel) => {
+            (channel.at, format!("channel {} delivers again", text(&channel.channel)))
+        }
     };
     let number = match event {
         Event::IncidentOpened(event) | Event::IncidentClosed(event) => {
@@ -183,7 +190,10 @@ fn format_event_row(event: &Event) -> String {
         Event::WarningOpened(event) | Event::WarningClosed(event) => {
             format!("  (warning {})", event.warning_id)
         }
-        Event::RegionSilent(_) | Event::RegionBack(_) => String::new(),
+        Event::RegionSilent(_)
+        | Event::RegionBack(_)
+        | Event::ChannelFailing(_)
+        | Event::ChannelWorking(_) => String::new(),
     };
     format!("{}  ** {words}{number}\n", &at.to_string()[11..23])
 }

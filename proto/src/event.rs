@@ -1,4 +1,4 @@
-//! Events about incidents, warnings and regions, as published on `picket.event.>`.
+//! Events about incidents, warnings, regions and channels, as published on `picket.event.>`.
 //!
 //! A trigger of the database writes an event in the transaction that opens or closes an incident or
 //! a warning.
@@ -31,6 +31,12 @@ pub enum Event {
     /// A region has active probers again.
     #[serde(rename = "region.back")]
     RegionBack(RegionEvent),
+    /// A notification channel does not deliver.
+    #[serde(rename = "channel.failing")]
+    ChannelFailing(ChannelEvent),
+    /// A notification channel delivers again.
+    #[serde(rename = "channel.working")]
+    ChannelWorking(ChannelEvent),
 }
 
 /// An incident that opened or closed.
@@ -64,6 +70,21 @@ pub struct IncidentEvent {
     pub regions: Vec<String>,
     /// True if the incident closed because the site is no longer checked.
     pub unwatched: bool,
+    /// Number of regions that reported when the incident opened; null if an older sink decided.
+    #[serde(default)]
+    pub regions_reporting: Option<u16>,
+    /// Time from opening to closing, in milliseconds; null while the incident is open.
+    #[serde(default)]
+    pub duration_ms: Option<i64>,
+    /// Seconds between two checks of the site in a region; null if the site is removed.
+    #[serde(default)]
+    pub interval_seconds: Option<i64>,
+    /// HTTP status of the deciding check; null if there was no response.
+    #[serde(default)]
+    pub http_status: Option<u16>,
+    /// Page of the incident; null if the installation has no public URL.
+    #[serde(default)]
+    pub link: Option<String>,
 }
 
 /// A warning that opened or closed.
@@ -120,6 +141,21 @@ pub struct RegionEvent {
     pub at: Timestamp,
 }
 
+/// A notification channel that fails or works again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ChannelEvent {
+    /// Version of the message.
+    pub v: u32,
+    /// Id of the event: the same at each redelivery.
+    pub id: String,
+    /// Name of the channel.
+    pub channel: String,
+    /// Time of the event.
+    pub at: Timestamp,
+    /// The last failure in words.
+    pub message: Option<String>,
+}
+
 impl Event {
     /// Subject on which the event is published.
     pub fn subject(&self) -> EventSubject {
@@ -130,6 +166,8 @@ impl Event {
             Self::WarningClosed(_) => EventSubject::WarningClosed,
             Self::RegionSilent(_) => EventSubject::RegionSilent,
             Self::RegionBack(_) => EventSubject::RegionBack,
+            Self::ChannelFailing(_) => EventSubject::ChannelFailing,
+            Self::ChannelWorking(_) => EventSubject::ChannelWorking,
         }
     }
 
@@ -139,6 +177,7 @@ impl Event {
             Self::IncidentOpened(incident) | Self::IncidentClosed(incident) => &incident.id,
             Self::WarningOpened(warning) | Self::WarningClosed(warning) => &warning.id,
             Self::RegionSilent(region) | Self::RegionBack(region) => &region.id,
+            Self::ChannelFailing(channel) | Self::ChannelWorking(channel) => &channel.id,
         }
     }
 
@@ -150,7 +189,7 @@ impl Event {
         }
     }
 
-    /// Number and URL of the site; `None` for an event of a region.
+    /// Number and URL of the site; `None` for an event of a region or a channel.
     pub fn site(&self) -> Option<(SiteId, Option<&str>)> {
         match self {
             Self::IncidentOpened(incident) | Self::IncidentClosed(incident) => {
@@ -159,7 +198,10 @@ impl Event {
             Self::WarningOpened(warning) | Self::WarningClosed(warning) => {
                 Some((warning.site_id, warning.url.as_deref()))
             }
-            Self::RegionSilent(_) | Self::RegionBack(_) => None,
+            Self::RegionSilent(_)
+            | Self::RegionBack(_)
+            | Self::ChannelFailing(_)
+            | Self::ChannelWorking(_) => None,
         }
     }
 
@@ -170,6 +212,7 @@ impl Event {
             Self::IncidentOpened(incident) | Self::IncidentClosed(incident) => is_among(&incident.regions),
             Self::WarningOpened(warning) | Self::WarningClosed(warning) => is_among(&warning.regions),
             Self::RegionSilent(event) | Self::RegionBack(event) => event.region == *region,
+            Self::ChannelFailing(_) | Self::ChannelWorking(_) => false,
         }
     }
 }

@@ -9,7 +9,8 @@ use std::{fmt, str::FromStr};
 use crate::{
     RegionName, ValidationError,
     subject::{
-        self, EVENTS_STREAM, JOBS_STREAM, PROBER_SERVICE, RESULTS_STREAM, SINK_CONSUMER, SINK_REPLAY_CONSUMER,
+        self, EVENTS_STREAM, JOBS_STREAM, NOTIFIER_CONSUMER, PROBER_SERVICE, RESULTS_STREAM, SINK_CONSUMER,
+        SINK_REPLAY_CONSUMER,
     },
 };
 
@@ -23,6 +24,8 @@ pub enum Role {
     Coordinator,
     /// Stores results, publishes events.
     Sink,
+    /// Tells people and programs of events.
+    Notifier,
     /// Shows results and events, and forwards requests.
     Api,
     /// A person with `picket` or another client, who may inspect everything and request checks.
@@ -59,8 +62,8 @@ pub struct Permissions {
 
 impl Role {
     /// The roles that do not belong to a region.
-    pub const GLOBAL_ROLES: [Self; 5] =
-        [Self::Coordinator, Self::Sink, Self::Api, Self::Operator, Self::Admin];
+    pub const GLOBAL_ROLES: [Self; 6] =
+        [Self::Coordinator, Self::Sink, Self::Notifier, Self::Api, Self::Operator, Self::Admin];
 
     /// Prefix of the role's inboxes. Each role has its own, so that no role can subscribe to the
     /// replies of another.
@@ -82,6 +85,7 @@ impl Role {
         match self {
             Self::Coordinator => rights.grant_coordinator(),
             Self::Sink => rights.grant_sink(),
+            Self::Notifier => rights.grant_notifier(),
             Self::Api => rights.grant_api(),
             Self::Operator => rights.grant_operator(),
             Self::Admin => {
@@ -104,6 +108,7 @@ impl fmt::Display for Role {
         match self {
             Self::Coordinator => f.pad("coordinator"),
             Self::Sink => f.pad("sink"),
+            Self::Notifier => f.pad("notifier"),
             Self::Api => f.pad("api"),
             Self::Operator => f.pad("operator"),
             Self::Admin => f.pad("admin"),
@@ -123,7 +128,8 @@ impl FromStr for Role {
         let of_region = |prefix| name.strip_prefix(prefix).and_then(|region: &str| region.parse().ok());
         let role = of_region("prober-").map(Self::Prober).or_else(|| of_region("leaf-").map(Self::Leaf));
         role.ok_or_else(|| {
-            let allowed = "coordinator, sink, api, operator, admin, prober-<region> or leaf-<region>";
+            let allowed =
+                "coordinator, sink, notifier, api, operator, admin, prober-<region> or leaf-<region>";
             ValidationError::new("user", name, allowed)
         })
     }
@@ -202,6 +208,18 @@ impl Permissions {
             "delete the consumer after the replay",
         );
         self.allow_publish(format!("$JS.ACK.{consumer}.>"), "acknowledge results");
+    }
+
+    fn grant_notifier(&mut self) {
+        let consumer = format!("{EVENTS_STREAM}.{NOTIFIER_CONSUMER}");
+        self.allow_jetstream_api(format_args!("STREAM.INFO.{EVENTS_STREAM}"), "check that the stream exists");
+        self.allow_jetstream_api(
+            format_args!("CONSUMER.CREATE.{consumer}.{}", subject::EVENT_SUBJECTS),
+            "create its consumer",
+        );
+        self.allow_jetstream_api(format_args!("CONSUMER.INFO.{consumer}"), "measure its lag");
+        self.allow_jetstream_api(format_args!("CONSUMER.MSG.NEXT.{consumer}"), "pull events");
+        self.allow_publish(format!("$JS.ACK.{consumer}.>"), "acknowledge events");
     }
 
     fn grant_api(&mut self) {

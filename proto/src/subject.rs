@@ -22,6 +22,8 @@ pub const EVENT_SUBJECTS: &str = "picket.event.>";
 pub const SINK_CONSUMER: &str = "sink";
 /// Consumer with which one sink at a time replays results that the database lost.
 pub const SINK_REPLAY_CONSUMER: &str = "sink-replay";
+/// Durable consumer of [`EVENTS_STREAM`], shared by all notifiers.
+pub const NOTIFIER_CONSUMER: &str = "notifier";
 /// Name of the probers' NATS service.
 pub const PROBER_SERVICE: &str = "picket-prober";
 /// Queue group of all probers, for requests that any prober may answer.
@@ -178,19 +180,25 @@ pub enum EventSubject {
     RegionSilent,
     /// A region has active probers again.
     RegionBack,
+    /// A notification channel does not deliver.
+    ChannelFailing,
+    /// A notification channel delivers again.
+    ChannelWorking,
 }
 
 impl EventSubject {
     /// Prefix of the subjects of all events, also of kinds that this version does not know.
     pub const PREFIX: &'static str = "picket.event.";
 
-    const KNOWN_SUBJECTS: [Self; 6] = [
+    const KNOWN_SUBJECTS: [Self; 8] = [
         Self::IncidentOpened,
         Self::IncidentClosed,
         Self::WarningOpened,
         Self::WarningClosed,
         Self::RegionSilent,
         Self::RegionBack,
+        Self::ChannelFailing,
+        Self::ChannelWorking,
     ];
 
     /// The subject as text.
@@ -202,6 +210,8 @@ impl EventSubject {
             Self::WarningClosed => "picket.event.warning.closed",
             Self::RegionSilent => "picket.event.region.silent",
             Self::RegionBack => "picket.event.region.back",
+            Self::ChannelFailing => "picket.event.channel.failing",
+            Self::ChannelWorking => "picket.event.channel.working",
         }
     }
 

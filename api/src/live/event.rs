@@ -106,7 +106,7 @@ impl EventReader {
             let event = serde_json::from_slice::<Event>(payload);
             return match event {
                 Ok(event) => {
-                    events.push(LiveEvent::from_event(event, received_at));
+                    events.extend(LiveEvent::from_event(event, received_at));
                     0
                 }
                 Err(_) => 1,
@@ -149,11 +149,13 @@ impl LiveEvent {
         }
     }
 
-    pub(crate) fn from_event(event: Event, received_at: Timestamp) -> Self {
+    /// The event for live views; `None` for one about a notification channel, which no view shows.
+    pub(crate) fn from_event(event: Event, received_at: Timestamp) -> Option<Self> {
         let kind = match &event {
             Event::IncidentOpened(_) | Event::IncidentClosed(_) => EventKind::Incident,
             Event::WarningOpened(_) | Event::WarningClosed(_) => EventKind::Warning,
             Event::RegionSilent(_) | Event::RegionBack(_) => EventKind::Region,
+            Event::ChannelFailing(_) | Event::ChannelWorking(_) => return None,
         };
         let bytes = encode_event(kind.as_str(), Some(received_at), &event);
         let site = event.site().map(|(site, _)| site);
@@ -165,10 +167,11 @@ impl LiveEvent {
                 (warning.tags, Regions::Many(warning.regions))
             }
             Event::RegionSilent(silence) | Event::RegionBack(silence) => (None, Regions::One(silence.region)),
+            Event::ChannelFailing(_) | Event::ChannelWorking(_) => return None,
         };
         // The site of an event is known; a site without tags has none.
         let tags = site.map(|_| tags.unwrap_or_default());
-        Self { kind, site, regions, outcome: None, is_change: false, tags, bytes }
+        Some(Self { kind, site, regions, outcome: None, is_change: false, tags, bytes })
     }
 }
 

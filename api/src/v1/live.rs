@@ -138,7 +138,7 @@ async fn replay_incidents(api: &Api, since: Timestamp, filter: &Filter) -> Vec<B
     match live_feed::list_transitions(&api.store, since, filter.tag_limit.as_deref(), MAX_REPLAYED).await {
         Ok(events) => {
             let is_cut = i64::try_from(events.len()) == Ok(MAX_REPLAYED);
-            let events = events.into_iter().map(|event| LiveEvent::from_event(event, now));
+            let events = events.into_iter().filter_map(|event| LiveEvent::from_event(event, now));
             // The events have the tags of their sites.
             let admitted = events.filter(|event| filter.admits(event, |_, _| false)).map(|event| event.bytes);
             is_cut.then(|| Lagged::encode(None)).into_iter().chain(admitted).collect()

@@ -135,7 +135,7 @@ const DIFFERENCES: &str = "
 
 /// Everything in the summary but the times of updates.
 const CONTENT: &str = "
-    SELECT md5(string_agg((to_jsonb(summary) - 'updated_at')::text || sums.histogram::text || sums.checks_90d, ' ' ORDER BY summary.site_id))
+    SELECT string_agg((to_jsonb(summary) - 'updated_at')::text || sums.histogram::text || sums.checks_90d, E'\n' ORDER BY summary.site_id)
     FROM picket.site_summary AS summary
     JOIN (SELECT site_id, coalesce(histogram, 0) AS histogram, checks_90d FROM picket.site_statistics) AS sums USING (site_id)";
 
@@ -251,6 +251,8 @@ async fn the_summary_equals_the_reports_after_any_history_and_after_a_rebuild() 
     let histories = (any::<u16>(), prop::collection::vec((0_u8..8, 3_i32..90), 4..9));
     for _ in 0..4 {
         let (seed, mut changes) = histories.new_tree(&mut runner).unwrap().current();
+        let (seed, mut changes) =
+            (38669, vec![(4u8, 74), (1, 69), (1, 41), (5, 41), (4, 32), (3, 12), (2, 9)]);
         let fleet = Fleet::new(&HISTORY.replace("{seed}", &seed.to_string())).await;
         fleet.refresh().await;
         changes.sort_by_key(|(_, ago)| std::cmp::Reverse(*ago));

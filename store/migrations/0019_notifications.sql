@@ -1,0 +1,452 @@
+-- Notifications: each transition and each channel that its routes named ends as exactly one notice
+-- that was delivered, suppressed or failed, with the reason.
+
+-- What happened, in the order in which it was recorded: a row for each event. Written in the
+-- transaction that caused the event, and kept when the event has been published.
+CREATE TABLE picket.transitions (
+    transition_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    event_id text NOT NULL UNIQUE,
+    -- Such as incident.opened.
+    event text NOT NULL,
+    -- What the event is about: the same at its beginning and its end.
+    subject text NOT NULL,
+    is_end boolean NOT NULL,
+    incident_id bigint,
+    site_id bigint,
+    tags text[] NOT NULL DEFAULT '{}',
+    regions text[] NOT NULL DEFAULT '{}',
+    payload jsonb NOT NULL,
+    -- Delays count from here, and not from the times of checks, which may be stored late.
+    recorded_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- Null until the notices are written.
+    planned_at timestamptz,
+    -- Number of channels that the routes named.
+    channels smallint
+);
+CREATE INDEX transitions_unplanned ON picket.transitions (transition_id) WHERE planned_at IS NULL;
+CREATE INDEX transitions_subject ON picket.transitions (subject);
+CREATE INDEX transitions_incident ON picket.transitions (incident_id) WHERE incident_id IS NOT NULL;
+CREATE INDEX transitions_recorded_at ON picket.transitions (recorded_at);
+
+CREATE FUNCTION picket.text_array(list jsonb) RETURNS text[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE WHEN jsonb_typeof(list) = 'array' THEN ARRAY(SELECT jsonb_array_elements_text(list)) ELSE '{}' END;
+
+-- Every event passes through the outbox, whichever process causes it.
+CREATE FUNCTION picket.outbox_after() RETURNS trigger
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    INSERT INTO picket.transitions (event_id, event, subject, is_end, incident_id, site_id, tags, regions, payload)
+    SELECT NEW.event_id, NEW.payload ->> 'event', regexp_replace(NEW.event_id, '\.[a-z]+$', ''),
+           NEW.payload ->> 'event' IN ('incident.closed', 'warning.closed', 'region.back', 'channel.working'),
+           (NEW.payload ->> 'incident_id')::bigint, (NEW.payload ->> 'site_id')::bigint,
+           picket.text_array(NEW.payload -> 'tags'),
+           CASE WHEN NEW.payload ? 'region' THEN ARRAY[NEW.payload ->> 'region'] ELSE picket.text_array(NEW.payload -> 'regions') END,
+           NEW.payload
+    ON CONFLICT (event_id) DO NOTHING;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION picket.outbox_after IS 'Records each event as a transition, of which people are told';
+CREATE TRIGGER outbox_after AFTER INSERT ON picket.outbox FOR EACH ROW EXECUTE FUNCTION picket.outbox_after();
+
+CREATE TYPE picket.notice_state AS ENUM ('waiting', 'delivered', 'suppressed', 'failed');
+CREATE TYPE picket.notice_step AS ENUM ('event', 'reminder', 'escalation', 'calm');
+COMMENT ON TYPE picket.notice_step IS
+    'event: the transition itself; reminder and escalation while it lasts; calm: a site that was flapping has become steady';
+
+-- What a channel is to be told, and what came of it.
+CREATE TABLE picket.notices (
+    transition_id bigint NOT NULL REFERENCES picket.transitions ON DELETE CASCADE,
+    channel text NOT NULL,
+    step picket.notice_step NOT NULL DEFAULT 'event',
+    number smallint NOT NULL DEFAULT 0,
+    -- Name of the route; null if it was none, such as --catch-up.
+    route text,
+    -- Notices of a channel with the same key share a message; null: one message for each event.
+    group_key text,
+    lane smallint NOT NULL,
+    -- Earliest time to look at it.
+    due_at timestamptz NOT NULL,
+    state picket.notice_state NOT NULL DEFAULT 'waiting',
+    -- Of a waiting notice: what it waits for, if not for its time.
+    reason text,
+    notification_id uuid,
+    ended_at timestamptz,
+    PRIMARY KEY (transition_id, channel, step, number),
+    CONSTRAINT ended_at_of_ended_notices CHECK ((state = 'waiting') = (ended_at IS NULL)),
+    CONSTRAINT a_notice_not_delivered_has_a_reason CHECK (state NOT IN ('suppressed', 'failed') OR reason IS NOT NULL)
+);
+CREATE INDEX notices_waiting ON picket.notices (channel, lane, due_at) WHERE state = 'waiting';
+CREATE INDEX notices_notification ON picket.notices (notification_id);
+
+CREATE TYPE picket.notification_state AS ENUM ('waiting', 'delivered', 'failed', 'superseded');
+
+-- A message to a channel. Its content is composed anew at each attempt.
+CREATE TABLE picket.notifications (
+    notification_id uuid PRIMARY KEY,
+    channel text NOT NULL,
+    lane smallint NOT NULL,
+    group_key text,
+    -- alert, reminder, escalation, digest or test.
+    purpose text NOT NULL,
+    state picket.notification_state NOT NULL DEFAULT 'waiting',
+    -- Why it failed or was superseded.
+    reason text,
+    -- Of the last attempt.
+    title text,
+    attempts integer NOT NULL DEFAULT 0,
+    next_attempt_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    ended_at timestamptz,
+    -- What the receiver gave, such as the number of the message there.
+    receiver_ref jsonb,
+    CONSTRAINT ended_at_of_ended_notifications CHECK ((state = 'waiting') = (ended_at IS NULL))
+);
+CREATE INDEX notifications_waiting ON picket.notifications (channel, lane, next_attempt_at) WHERE state = 'waiting';
+CREATE INDEX notifications_created_at ON picket.notifications (created_at);
+
+-- Attempts. One without an end whose lane's lease is over ended in an unknown way: the receiver may
+-- have the message.
+CREATE TABLE picket.delivery_attempts (
+    notification_id uuid NOT NULL REFERENCES picket.notifications ON DELETE CASCADE,
+    number integer NOT NULL,
+    started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    ended_at timestamptz,
+    notifier text NOT NULL,
+    epoch bigint NOT NULL,
+    -- delivered, retry, refused, gone or moved; null while it lasts, and if its end is unknown.
+    outcome text,
+    status integer,
+    message text CONSTRAINT attempt_message_is_short CHECK (octet_length(message) <= 500),
+    retry_after_ms bigint,
+    PRIMARY KEY (notification_id, number)
+);
+
+INSERT INTO picket.locks VALUES ('notices');
+
+-- Progress of the notifications: transitions recorded before started_at were told to nobody.
+CREATE TABLE picket.notification_progress (
+    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    started_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+INSERT INTO picket.notification_progress DEFAULT VALUES;
+
+-- The routes that an event concerns. Those that are a fallback only if no other matches.
+CREATE FUNCTION picket.matching_routes(of_event text, of_site bigint, of_tags text[], of_regions text[])
+    RETURNS SETOF picket.routes
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+        WITH matching AS (
+            SELECT * FROM picket.routes AS route
+            WHERE route.enabled AND split_part(of_event, '.', 1) = ANY (route.events)
+              AND (route.tags = '{}' OR route.tags && of_tags)
+              AND route.all_tags <@ of_tags
+              AND (route.site_ids = '{}' OR of_site = ANY (route.site_ids))
+              AND (route.regions = '{}' OR route.regions && of_regions)
+              AND (route.min_regions IS NULL OR cardinality(of_regions) >= route.min_regions)
+        )
+        SELECT * FROM matching
+        WHERE NOT fallback OR NOT EXISTS (SELECT FROM matching AS other WHERE NOT other.fallback)
+        ORDER BY fallback, position, route_id
+    $$;
+COMMENT ON FUNCTION picket.matching_routes IS 'The routes that an event concerns, in their order';
+
+CREATE FUNCTION picket.lane_of(subject text) RETURNS smallint
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN (picket.hash32('lane ' || subject) % 8)::smallint;
+
+-- Writes the notices of up to `most` transitions, in the order in which these were recorded, and
+-- returns the number of transitions. One caller at a time, because the end of an incident is told to
+-- the channels of its beginning.
+CREATE FUNCTION picket.plan_notices(most integer) RETURNS integer
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    planned bigint[];
+BEGIN
+    IF NOT EXISTS (SELECT FROM picket.transitions WHERE planned_at IS NULL) OR NOT picket.try_lock('notices') THEN
+        RETURN 0;
+    END IF;
+    planned := ARRAY(SELECT transition_id FROM picket.transitions WHERE planned_at IS NULL ORDER BY transition_id LIMIT most);
+
+    -- Beginnings, to the channels of the routes that are older than they.
+    WITH begun AS MATERIALIZED (
+        SELECT * FROM picket.transitions WHERE transition_id = ANY (planned) AND NOT is_end
+    ),
+    matched AS MATERIALIZED (
+        SELECT begun.transition_id, begun.subject, begun.recorded_at, begun.tags AS site_tags, begun.site_id, route.*,
+               row_number() OVER (PARTITION BY begun.transition_id ORDER BY route.fallback, route.position, route.route_id) AS rank
+        FROM begun
+        CROSS JOIN LATERAL picket.matching_routes(begun.event, begun.site_id, begun.tags, begun.regions) AS route
+        WHERE route.created_at <= begun.recorded_at
+    ),
+    told AS (
+        SELECT DISTINCT ON (matched.transition_id, channel.name)
+               matched.transition_id, channel.name AS channel, matched.name AS route, matched.subject,
+               CASE WHEN coalesce(matched.group_by, CASE WHEN picket.is_for_programs(channel.kind) THEN 'site' ELSE 'route' END) = 'route'
+                    THEN 'route ' || matched.name
+                    WHEN matched.group_by = 'tag'
+                    THEN 'tag ' || coalesce((SELECT tag FROM unnest(matched.site_tags) AS tag WHERE matched.tags = '{}' OR tag = ANY (matched.tags) LIMIT 1), '')
+                    WHEN picket.is_for_programs(channel.kind) THEN NULL
+                    ELSE 'site ' || coalesce(matched.site_id::text, matched.subject)
+               END AS group_key,
+               matched.recorded_at + (matched.delay_ms + coalesce(matched.wait_ms,
+                   CASE WHEN picket.is_for_programs(channel.kind) THEN 0 ELSE 10000 END)) * interval '1 millisecond' AS due_at
+        FROM matched
+        CROSS JOIN unnest(matched.channels) AS named
+        JOIN picket.channels AS channel ON channel.name = named
+        WHERE channel.created_at <= matched.recorded_at AND channel.kind <> 'watchdog'
+        ORDER BY matched.transition_id, channel.name, matched.rank
+    ),
+    escalated AS (
+        SELECT DISTINCT ON (matched.transition_id, channel.name, step.number)
+               matched.transition_id, channel.name AS channel, matched.name AS route, matched.subject, channel.kind, step.number,
+               matched.recorded_at + (step.value ->> 'after_ms')::bigint * interval '1 millisecond' AS due_at
+        FROM matched
+        CROSS JOIN jsonb_array_elements(matched.escalate) WITH ORDINALITY AS step (value, number)
+        CROSS JOIN jsonb_array_elements_text(step.value -> 'channels') AS named
+        JOIN picket.channels AS channel ON channel.name = named
+        WHERE channel.created_at <= matched.recorded_at AND channel.kind <> 'watchdog'
+        ORDER BY matched.transition_id, channel.name, step.number, matched.rank
+    )
+    INSERT INTO picket.notices (transition_id, channel, step, number, route, group_key, lane, due_at)
+    SELECT transition_id, channel, 'event', 0, route, group_key,
+           CASE WHEN group_key IS NULL THEN picket.lane_of(subject) ELSE 0 END, due_at
+    FROM told
+    UNION ALL
+    SELECT transition_id, channel, 'escalation', number, route,
+           CASE WHEN NOT picket.is_for_programs(kind) THEN 'escalation ' || route END,
+           CASE WHEN picket.is_for_programs(kind) THEN picket.lane_of(subject) ELSE 0 END, due_at
+    FROM escalated
+    ON CONFLICT DO NOTHING;
+
+    -- Ends, to the channels that were to be told of the beginning.
+    INSERT INTO picket.notices (transition_id, channel, route, group_key, lane, due_at, state, reason, ended_at)
+    SELECT DISTINCT ON (ended.transition_id, notice.channel)
+           ended.transition_id, notice.channel, notice.route, notice.group_key, notice.lane, clock_timestamp(),
+           CASE WHEN channel.send_closed THEN 'waiting' ELSE 'suppressed' END::picket.notice_state,
+           CASE WHEN NOT channel.send_closed THEN 'closed_not_sent' END,
+           CASE WHEN NOT channel.send_closed THEN clock_timestamp() END
+    FROM picket.transitions AS ended
+    JOIN picket.transitions AS begun ON begun.subject = ended.subject AND NOT begun.is_end
+    JOIN picket.notices AS notice ON notice.transition_id = begun.transition_id
+    JOIN picket.channels AS channel ON channel.name = notice.channel
+    WHERE ended.transition_id = ANY (planned) AND ended.is_end
+      AND (notice.step = 'event' OR notice.step = 'escalation' AND notice.state = 'delivered')
+    ORDER BY ended.transition_id, notice.channel, notice.step
+    ON CONFLICT DO NOTHING;
+
+    UPDATE picket.transitions AS transition
+    SET planned_at = clock_timestamp(),
+        channels = (SELECT count(*) FROM picket.notices AS notice
+                    WHERE notice.transition_id = transition.transition_id AND notice.step = 'event')
+    WHERE transition.transition_id = ANY (planned);
+    UPDATE picket.channel_lanes AS lane SET due_at = least(lane.due_at, added.due_at)
+    FROM (SELECT channel, notices.lane, min(due_at) AS due_at FROM picket.notices
+          WHERE transition_id = ANY (planned) AND state = 'waiting' GROUP BY channel, notices.lane) AS added
+    WHERE lane.channel = added.channel AND lane.lane = added.lane AND lane.due_at > added.due_at;
+    RETURN cardinality(planned);
+END $$;
+COMMENT ON FUNCTION picket.plan_notices IS 'Writes the notices of the oldest transitions without, and returns the number of transitions';
+
+-- Leases a lane in which there is something to do; no row if there is none.
+CREATE FUNCTION picket.claim_lane(of_notifier text, lease_ms integer) RETURNS SETOF picket.channel_lanes
+    LANGUAGE sql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+        UPDATE picket.channel_lanes AS lane
+        SET leased_by = of_notifier, leased_until = clock_timestamp() + lease_ms * interval '1 millisecond', epoch = lane.epoch + 1
+        FROM (
+            SELECT due.channel, due.lane FROM picket.channel_lanes AS due
+            JOIN picket.channel_states AS state ON state.channel = due.channel
+            WHERE due.due_at <= clock_timestamp() AND due.leased_until <= clock_timestamp()
+              AND state.next_send_at <= clock_timestamp()
+            ORDER BY due.due_at LIMIT 1
+            FOR NO KEY UPDATE OF due SKIP LOCKED
+        ) AS chosen
+        WHERE lane.channel = chosen.channel AND lane.lane = chosen.lane
+        RETURNING lane.*
+    $$;
+COMMENT ON FUNCTION picket.claim_lane IS 'Leases a lane in which there is something to do to a notifier';
+
+-- Start of the next active span at or after a time, by the hours of a week in a time zone. Days are
+-- 1 (Monday) to 7; `to` may be 24:00, or before `from` for a span over midnight. Null hours: always.
+CREATE FUNCTION picket.active_from(active jsonb, at timestamptz) RETURNS timestamptz
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN CASE WHEN active IS NULL THEN at ELSE (
+        SELECT min(greatest(at, span.starts)) FROM (
+            -- The local wall clock decides, so that hours stay the same over a change of the clocks.
+            SELECT (day + from_time) AT TIME ZONE zone AS starts,
+                   (day + to_time + CASE WHEN to_time <= from_time THEN interval '1 day' ELSE interval '0' END) AT TIME ZONE zone AS ends
+            FROM (SELECT active ->> 'time_zone' AS zone) AS zoned
+            CROSS JOIN generate_series(-1, 8) AS ahead
+            CROSS JOIN LATERAL (SELECT ((at AT TIME ZONE zone)::date + ahead)::timestamp AS day) AS days
+            CROSS JOIN jsonb_array_elements(active -> 'hours') AS hours
+            CROSS JOIN LATERAL (SELECT (hours ->> 'from')::interval AS from_time, (hours ->> 'to')::interval AS to_time) AS times
+            WHERE hours -> 'days' @> to_jsonb(extract(isodow FROM day)::integer)
+        ) AS span WHERE span.ends > at) END;
+COMMENT ON FUNCTION picket.active_from IS 'The time, or the start of the next active span after it; null if there is none';
+
+-- Writes what a notifier decided or learnt in a lane that it has leased, and extends or ends the
+-- lease; false, and nothing is written, if another notifier has leased the lane since. One call is
+-- one transaction, so that a notifier that is paused holds no lock.
+--
+-- work: {"notices": [{"transition_id", "step", "number", "state"?, "reason"?, "due_at"?, "notification_id"?}],
+--        "added": [{"transition_id", "step", "number", "route", "group_key", "due_at"}],
+--        "notification": {"id", "purpose", "group_key", "title", "state"?, "reason"?, "next_attempt_at"?, "receiver_ref"?},
+--        "attempt": {"number", "notifier"} to begin one,
+--        "attempt_end": {"number", "outcome", "status", "message", "retry_after_ms"},
+--        "channel": {"next_send_at"?, "succeeded"?, "error"?, "is_failing"?, "problem"?, "overrides"?, "storm"?}}
+CREATE FUNCTION picket.write_lane_work(of_channel text, of_lane smallint, of_epoch bigint, work jsonb, lease_ms integer)
+    RETURNS boolean
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    message jsonb := work -> 'notification';
+    change jsonb := work -> 'channel';
+BEGIN
+    PERFORM FROM picket.channel_lanes WHERE channel = of_channel AND lane = of_lane AND epoch = of_epoch FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    UPDATE picket.channel_lanes SET leased_until = clock_timestamp() + lease_ms * interval '1 millisecond'
+    WHERE channel = of_channel AND lane = of_lane;
+
+    IF message IS NOT NULL THEN
+        INSERT INTO picket.notifications AS kept (notification_id, channel, lane, group_key, purpose, title)
+        VALUES ((message ->> 'id')::uuid, of_channel, of_lane, message ->> 'group_key', message ->> 'purpose', left(message ->> 'title', 300))
+        ON CONFLICT (notification_id) DO UPDATE SET purpose = excluded.purpose, title = coalesce(excluded.title, kept.title);
+        UPDATE picket.notifications
+        SET state = coalesce((message ->> 'state')::picket.notification_state, state),
+            reason = coalesce(message ->> 'reason', reason),
+            next_attempt_at = coalesce((message ->> 'next_attempt_at')::timestamptz, next_attempt_at),
+            receiver_ref = coalesce(message -> 'receiver_ref', receiver_ref),
+            ended_at = CASE WHEN coalesce(message ->> 'state', 'waiting') <> 'waiting' THEN clock_timestamp() ELSE ended_at END
+        WHERE notification_id = (message ->> 'id')::uuid;
+    END IF;
+    IF work ? 'attempt' THEN
+        INSERT INTO picket.delivery_attempts (notification_id, number, notifier, epoch)
+        VALUES ((message ->> 'id')::uuid, (work -> 'attempt' ->> 'number')::integer, work -> 'attempt' ->> 'notifier', of_epoch);
+        UPDATE picket.notifications SET attempts = (work -> 'attempt' ->> 'number')::integer
+        WHERE notification_id = (message ->> 'id')::uuid;
+    END IF;
+    IF work ? 'attempt_end' THEN
+        PERFORM picket.end_attempt((message ->> 'id')::uuid, work -> 'attempt_end');
+    END IF;
+
+    UPDATE picket.notices AS notice
+    SET state = coalesce(new.state, notice.state), reason = CASE WHEN new.has_reason THEN new.reason ELSE notice.reason END,
+        due_at = coalesce(new.due_at, notice.due_at), notification_id = coalesce(new.notification_id, notice.notification_id),
+        ended_at = CASE WHEN new.state <> 'waiting' THEN clock_timestamp() END
+    FROM (SELECT (item ->> 'transition_id')::bigint AS transition_id, (item ->> 'step')::picket.notice_step AS step,
+                 (item ->> 'number')::smallint AS number, (item ->> 'state')::picket.notice_state AS state,
+                 item ? 'reason' AS has_reason, item ->> 'reason' AS reason, (item ->> 'due_at')::timestamptz AS due_at,
+                 (item ->> 'notification_id')::uuid AS notification_id
+          FROM jsonb_array_elements(work -> 'notices') AS item) AS new
+    WHERE notice.transition_id = new.transition_id AND notice.channel = of_channel AND notice.step = new.step
+      AND notice.number = new.number AND notice.state = 'waiting';
+    INSERT INTO picket.notices (transition_id, channel, step, number, route, group_key, lane, due_at)
+    SELECT (item ->> 'transition_id')::bigint, of_channel, (item ->> 'step')::picket.notice_step, (item ->> 'number')::smallint,
+           item ->> 'route', item ->> 'group_key', of_lane, (item ->> 'due_at')::timestamptz
+    FROM jsonb_array_elements(work -> 'added') AS item
+    ON CONFLICT DO NOTHING;
+
+    IF change IS NOT NULL THEN
+        UPDATE picket.channel_states AS state
+        SET next_send_at = coalesce((change ->> 'next_send_at')::timestamptz, state.next_send_at),
+            consecutive_failures = CASE (change ->> 'succeeded')::boolean WHEN true THEN 0 WHEN false THEN state.consecutive_failures + 1
+                                        ELSE state.consecutive_failures END,
+            failing_since = CASE (change ->> 'succeeded')::boolean WHEN true THEN NULL
+                                 WHEN false THEN coalesce(state.failing_since, clock_timestamp()) ELSE state.failing_since END,
+            last_delivered_at = CASE WHEN (change ->> 'succeeded')::boolean THEN clock_timestamp() ELSE state.last_delivered_at END,
+            last_error = coalesce(change ->> 'error', state.last_error),
+            problem = coalesce(change ->> 'problem', state.problem),
+            overrides = state.overrides || coalesce(change -> 'overrides', '{}'),
+            storm = CASE WHEN change ? 'storm' THEN nullif(change -> 'storm', 'null') ELSE state.storm END
+        WHERE state.channel = of_channel;
+        IF change ? 'is_failing' THEN
+            PERFORM picket.set_channel_failing(of_channel, (change ->> 'is_failing')::boolean, change ->> 'error');
+        END IF;
+    END IF;
+    RETURN true;
+END $$;
+COMMENT ON FUNCTION picket.write_lane_work IS
+    'Writes what a notifier decided or learnt in its lane; false if another notifier has leased the lane since';
+
+-- Records the end of an attempt; also one whose lane another notifier has leased since.
+CREATE FUNCTION picket.end_attempt(of_notification uuid, attempt_end jsonb) RETURNS void
+    LANGUAGE sql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+        UPDATE picket.delivery_attempts
+        SET ended_at = clock_timestamp(), outcome = attempt_end ->> 'outcome', status = (attempt_end ->> 'status')::integer,
+            message = attempt_end ->> 'message', retry_after_ms = (attempt_end ->> 'retry_after_ms')::bigint
+        WHERE notification_id = of_notification AND number = (attempt_end ->> 'number')::integer AND ended_at IS NULL
+    $$;
+COMMENT ON FUNCTION picket.end_attempt IS 'Records the end of an attempt';
+
+-- A channel begins or ceases to fail: an event, told to the other channels whose routes name it.
+CREATE FUNCTION picket.set_channel_failing(of_channel text, failing boolean, error text) RETURNS void
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    since timestamptz;
+BEGIN
+    UPDATE picket.channel_states AS state SET is_failing = failing
+    FROM (SELECT before.failing_since FROM picket.channel_states AS before WHERE before.channel = of_channel) AS old
+    WHERE state.channel = of_channel AND state.is_failing <> failing
+    RETURNING coalesce(old.failing_since, clock_timestamp()) INTO since;
+    IF FOUND THEN
+        INSERT INTO picket.outbox (event_id, subject, payload)
+        SELECT id, 'picket.event.channel.' || change, jsonb_build_object(
+            'v', 1, 'id', id, 'event', 'channel.' || change, 'channel', of_channel, 'at', picket.wire_time(clock_timestamp()),
+            'message', error)
+        FROM (SELECT CASE WHEN failing THEN 'failing' ELSE 'working' END AS change) AS word
+        CROSS JOIN LATERAL (SELECT format('channel.%s.%s.%s', of_channel, (
+            -- The end has the number of its beginning.
+            SELECT count(*) + failing::integer FROM picket.transitions AS earlier
+            WHERE earlier.event = 'channel.failing' AND earlier.payload ->> 'channel' = of_channel), change) AS id) AS identity;
+    END IF;
+END $$;
+COMMENT ON FUNCTION picket.set_channel_failing IS 'Records that a channel fails or works again, with an event if that is new';
+
+-- Ends the lease of a lane, and computes when there is something to do next. False if another
+-- notifier has leased it since.
+CREATE FUNCTION picket.release_lane(of_channel text, of_lane smallint, of_epoch bigint) RETURNS boolean
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    -- The lock first and the notices in a statement of their own: a plan that commits meanwhile has
+    -- either its notices seen here, or brings the time forward after this.
+    PERFORM FROM picket.channel_lanes WHERE channel = of_channel AND lane = of_lane AND epoch = of_epoch FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    UPDATE picket.channel_lanes AS kept
+    SET leased_until = '-infinity', leased_by = NULL,
+        due_at = least(
+            (SELECT min(notice.due_at) FROM picket.notices AS notice
+             WHERE notice.channel = of_channel AND notice.lane = of_lane AND notice.state = 'waiting'),
+            (SELECT min(waiting.next_attempt_at) FROM picket.notifications AS waiting
+             WHERE waiting.channel = of_channel AND waiting.lane = of_lane AND waiting.state = 'waiting' AND waiting.purpose = 'test'),
+            CASE WHEN of_lane = 0 THEN (SELECT (state.storm ->> 'next_at')::timestamptz FROM picket.channel_states AS state
+                                        WHERE state.channel = of_channel) END,
+            'infinity')
+    WHERE kept.channel = of_channel AND kept.lane = of_lane;
+    RETURN true;
+END $$;
+COMMENT ON FUNCTION picket.release_lane IS 'Ends the lease of a lane and computes when there is something to do next';
