@@ -26,6 +26,7 @@ CREATE TABLE picket.transitions (
 CREATE INDEX transitions_unplanned ON picket.transitions (transition_id) WHERE planned_at IS NULL;
 CREATE INDEX transitions_subject ON picket.transitions (subject);
 CREATE INDEX transitions_incident ON picket.transitions (incident_id) WHERE incident_id IS NOT NULL;
+CREATE INDEX transitions_site ON picket.transitions (site_id, recorded_at) WHERE site_id IS NOT NULL;
 CREATE INDEX transitions_recorded_at ON picket.transitions (recorded_at);
 
 CREATE FUNCTION picket.text_array(list jsonb) RETURNS text[]
@@ -377,6 +378,14 @@ BEGIN
             PERFORM picket.set_channel_failing(of_channel, (change ->> 'is_failing')::boolean, change ->> 'error');
         END IF;
     END IF;
+
+    -- What other messages were to tell has been told or is suppressed.
+    UPDATE picket.notifications AS left_over
+    SET state = 'superseded', reason = 'nothing left to say', ended_at = clock_timestamp()
+    WHERE left_over.channel = of_channel AND left_over.lane = of_lane AND left_over.state = 'waiting' AND left_over.purpose <> 'test'
+      AND left_over.notification_id IS DISTINCT FROM (message ->> 'id')::uuid
+      AND NOT EXISTS (SELECT FROM picket.notices AS notice
+                      WHERE notice.notification_id = left_over.notification_id AND notice.state = 'waiting');
     RETURN true;
 END $$;
 COMMENT ON FUNCTION picket.write_lane_work IS
