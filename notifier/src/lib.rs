@@ -5,4 +5,6 @@
 #![warn(missing_docs)]
 
 pub mod attempt;
+mod decide;
 pub mod message;
+mod words;
