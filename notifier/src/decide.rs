@@ -14,7 +14,7 @@ use picket_store::lanes::{LaneContents, LaneNotice, NoticeChange, NoticeKey, Not
 use serde_json::Value;
 use uuid::Uuid;
 
-pub(crate) use self::storm::Storm;
+pub(crate) use self::{fate::CALM_TIME, storm::Storm};
 use self::{
     fate::{Fate, decide_fates},
     group::Group,

@@ -5,6 +5,10 @@
 #![warn(missing_docs)]
 
 pub mod attempt;
+mod aftermath;
+mod compose;
 mod decide;
 pub mod message;
-mod words;
+#[cfg(test)]
+mod samples;
+pub mod text;

@@ -6,7 +6,9 @@ use picket_proto::Timestamp;
 use picket_store::lanes::{LaneContents, LaneNotice, NoticeStep};
 
 use super::{Told, payload_text};
-use crate::{message::Verdict, words::describe_duration};
+use picket_proto::duration::describe_duration;
+
+use crate::message::Verdict;
 
 /// Openings of a site within an hour that make it flapping.
 const FLAPPING_OPENINGS: i64 = 3;

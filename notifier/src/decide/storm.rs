@@ -8,7 +8,7 @@ use picket_store::lanes::LaneContents;
 use serde::{Deserialize, Serialize};
 
 use super::group::{Group, is_fresh_beginning};
-use crate::{message::Verdict, words::describe_count};
+use crate::{message::Verdict, text::describe_count};
 
 /// Times of digests after the first, from the start of the storm.
 const DIGEST_TIMES: [Duration; 4] = [
