@@ -109,7 +109,10 @@ pub(crate) fn follow_attempt(ended: &EndedAttempt<'_>) -> LaneWork {
             channel.overrides = Some(settings.clone());
             postpone(ended, &mut work, ended.now);
         }
-        AttemptOutcome::Retry { retry_after, is_channel_failing } => {
+        AttemptOutcome::Retry { retry_after, is_channel_failing, receiver_ref } => {
+            if let Some(notification) = &mut work.notification {
+                notification.receiver_ref.clone_from(receiver_ref);
+            }
             channel.succeeded = Some(false);
             channel.error = Some(ended.attempt.message.clone());
             let failing_for = ended.channel.failing_since.map(|since| ended.now.saturating_duration_since(since.into()));
@@ -169,9 +172,9 @@ fn follow_delivery(ended: &EndedAttempt<'_>, work: &mut LaneWork) {
             work.added.push(AddedNotice::after(told.notice, NoticeStep::Calm, 0, ended.now.saturating_add(CALM_TIME)));
         }
         let first = Duration::from_millis(u64::try_from(told.notice.remind_ms).unwrap_or(0));
-        let number = match told.notice.step() {
+        let number = match told.notice.step {
             NoticeStep::Event if !told.notice.is_end => 1,
-            NoticeStep::Reminder => told.notice.number().saturating_add(1),
+            NoticeStep::Reminder => told.notice.number.saturating_add(1),
             _ => continue,
         };
         let is_lasting = matches!(told.verdict, Verdict::Down | Verdict::Silent | Verdict::Failing);

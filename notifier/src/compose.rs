@@ -31,6 +31,8 @@ pub(crate) struct Context {
     pub(crate) thread: Option<(Uuid, Option<Value>)>,
     /// True if the end of an earlier attempt is unknown.
     pub(crate) is_repeat: bool,
+    /// What an earlier attempt left.
+    pub(crate) receiver_ref: Option<Value>,
 }
 
 /// The incidents that the message will show.
@@ -73,6 +75,7 @@ pub(crate) fn compose(outgoing: &Outgoing<'_>, context: &Context) -> Message {
         is_repeat: context.is_repeat,
         thread,
         thread_ref: thread_ref.flatten(),
+        receiver_ref: context.receiver_ref.clone(),
         event,
     }
 }

@@ -6,6 +6,8 @@
 mod fate;
 mod group;
 mod storm;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -62,6 +64,8 @@ pub(crate) struct Told<'a> {
     pub(crate) keys: Vec<NoticeKey>,
     /// Sentence about it.
     pub(crate) note: Option<String>,
+    /// The message by which it was attempted, and the time of the next attempt.
+    pub(crate) attempted: Option<(Uuid, Timestamp)>,
 }
 
 /// Decides on the notices of a lane.
@@ -120,7 +124,7 @@ fn choose_single<'a>(singles: Vec<Told<'a>>, contents: &LaneContents) -> Option<
         if !seen.insert(told.notice.subject.as_str()) || Timestamp::from(told.notice.due_at) > contents.now {
             continue;
         }
-        let purpose = match told.notice.step() {
+        let purpose = match told.notice.step {
             NoticeStep::Escalation => Purpose::Escalation,
             NoticeStep::Reminder => Purpose::Reminder,
             NoticeStep::Event | NoticeStep::Calm => Purpose::Alert,
@@ -150,9 +154,9 @@ fn choose_group<'a>(groups: BTreeMap<&'a str, Group<'a>>, contents: &LaneContent
         return;
     };
     let (_, key, told) = ready.swap_remove(first);
-    let purpose = if told.iter().all(|told| told.notice.step() == NoticeStep::Reminder) {
+    let purpose = if told.iter().all(|told| told.notice.step == NoticeStep::Reminder) {
         Purpose::Reminder
-    } else if told.iter().all(|told| told.notice.step() == NoticeStep::Escalation) {
+    } else if told.iter().all(|told| told.notice.step == NoticeStep::Escalation) {
         Purpose::Escalation
     } else {
         Purpose::Alert
@@ -167,8 +171,8 @@ fn build_message<'a>(
     told: Vec<Told<'a>>,
     contents: &LaneContents,
 ) -> Outgoing<'a> {
-    let attempted = told.iter().filter_map(|told| told.notice.notification_id);
-    let id = attempted.filter(|id| contents.messages.contains_key(id)).min().unwrap_or_else(Uuid::now_v7);
+    let attempted = told.iter().filter_map(|told| told.attempted);
+    let id = attempted.map(|(id, _)| id).filter(|id| contents.messages.contains_key(id)).min().unwrap_or_else(Uuid::now_v7);
     Outgoing { id, purpose, group_key, told, notes: Vec::new(), is_single: false, storm: None }
 }
 

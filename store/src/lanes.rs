@@ -115,8 +115,11 @@ impl NoticeStep {
         }
     }
 
-    fn from_word(word: &str) -> Self {
-        match word {
+}
+
+impl From<String> for NoticeStep {
+    fn from(word: String) -> Self {
+        match word.as_str() {
             "reminder" => Self::Reminder,
             "escalation" => Self::Escalation,
             "calm" => Self::Calm,
@@ -131,8 +134,11 @@ impl NoticeStep {
 pub struct LaneNotice {
     /// Number of the transition.
     pub transition_id: i64,
-    step: String,
-    number: i16,
+    /// Why the channel is told.
+    #[sqlx(try_from = "String")]
+    pub step: NoticeStep,
+    /// Number of the reminder or of the step of escalation.
+    pub number: i16,
     /// Name of the route.
     pub route: Option<String>,
     /// Notices with the same key share a message; `None`: one message for each event.
@@ -190,17 +196,7 @@ pub struct LaneNotice {
 impl LaneNotice {
     /// Key within the channel.
     pub fn key(&self) -> NoticeKey {
-        NoticeKey { transition_id: self.transition_id, step: self.step(), number: self.number }
-    }
-
-    /// Why the channel is told.
-    pub fn step(&self) -> NoticeStep {
-        NoticeStep::from_word(&self.step)
-    }
-
-    /// Number of the reminder or of the step of escalation.
-    pub fn number(&self) -> i16 {
-        self.number
+        NoticeKey { transition_id: self.transition_id, step: self.step, number: self.number }
     }
 }
 

@@ -42,13 +42,15 @@ pub(super) fn decide_fates(contents: &LaneContents) -> Vec<(&LaneNotice, Fate<'_
         let fate = if !contents.channel.enabled {
             Fate::Suppress("channel_paused")
         } else {
-            match (notice.step(), notice.is_end) {
+            match (notice.step, notice.is_end) {
                 (NoticeStep::Event, false) => decide_beginning(notice, contents.now),
                 (NoticeStep::Event, true) => {
                     match begun.get(notice.subject.as_str()).map(|place| &mut fates[*place].1) {
                         // One line tells both.
                         Some(Fate::Tell(told)) if told.verdict == Verdict::WasDown => {
                             told.notice = notice;
+                            told.attempted =
+                                told.attempted.or_else(|| notice.notification_id.map(|id| (id, notice.due_at.into())));
                             told.keys.push(notice.key());
                             continue;
                         }
@@ -63,7 +65,7 @@ pub(super) fn decide_fates(contents: &LaneContents) -> Vec<(&LaneNotice, Fate<'_
                 (NoticeStep::Calm, _) => decide_calm(notice, contents.now),
             }
         };
-        if notice.step() == NoticeStep::Event && !notice.is_end {
+        if notice.step == NoticeStep::Event && !notice.is_end {
             begun.insert(&notice.subject, fates.len());
         }
         fates.push((notice, fate));
@@ -80,7 +82,8 @@ fn tell(notice: &LaneNotice, verdict: Verdict) -> Fate<'_> {
 }
 
 fn tell_with_note(notice: &LaneNotice, verdict: Verdict, note: Option<String>) -> Fate<'_> {
-    Fate::Tell(Told { verdict, notice, keys: vec![notice.key()], note })
+    let attempted = notice.notification_id.map(|id| (id, Timestamp::from(notice.due_at)));
+    Fate::Tell(Told { verdict, notice, keys: vec![notice.key()], note, attempted })
 }
 
 /// The wait for silence or for the route's hours; `None` if it may be told now.
@@ -178,7 +181,7 @@ fn decide_later(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
     if Timestamp::from(notice.due_at) > now {
         return Fate::Wait(notice.due_at.into(), None);
     }
-    let is_reminder = notice.step() == NoticeStep::Reminder;
+    let is_reminder = notice.step == NoticeStep::Reminder;
     match find_quiet(notice, now) {
         Some((_, "silenced")) if !is_reminder => return Fate::Suppress("silenced"),
         Some((until, reason)) => return Fate::Wait(until, Some(reason)),

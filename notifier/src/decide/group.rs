@@ -44,8 +44,7 @@ impl<'a> Group<'a> {
     /// the last one is told at once, single ends after a wait.
     pub(super) fn split_ready(self, open_told: i64, now: Timestamp) -> (Vec<Told<'a>>, Vec<(Told<'a>, Timestamp)>) {
         // While an attempt waits for its time, the whole group does.
-        let retry_at = self.0.iter().filter(|told| told.notice.notification_id.is_some());
-        let retry_at = retry_at.map(|told| Timestamp::from(told.notice.due_at)).max().filter(|at| *at > now);
+        let retry_at = find_retry(&self.0).filter(|at| *at > now);
         let beginnings = self.beginnings_ready_at();
         let ends = || self.0.iter().filter(|told| is_end(told));
         let ends_ready = ends().map(|told| told.notice.recorded_at).min().map(|first| {
@@ -74,10 +73,15 @@ impl<'a> Group<'a> {
 }
 
 fn is_end(told: &Told<'_>) -> bool {
-    told.notice.is_end && told.keys.len() == 1 && told.notice.notification_id.is_none()
+    told.notice.is_end && told.keys.len() == 1 && told.attempted.is_none()
 }
 
 /// A beginning of which the channel has not been told, not even by an attempt that failed.
 pub(super) fn is_fresh_beginning(told: &Told<'_>) -> bool {
-    told.notice.step() == NoticeStep::Event && !is_end(told) && told.notice.notification_id.is_none()
+    told.notice.step == NoticeStep::Event && !is_end(told) && told.attempted.is_none()
+}
+
+/// Time of the next attempt of what has been attempted already.
+pub(super) fn find_retry<'a, 'b: 'a>(told: impl IntoIterator<Item = &'a Told<'b>>) -> Option<Timestamp> {
+    told.into_iter().filter_map(|told| told.attempted).map(|(_, at)| at).max()
 }

@@ -7,7 +7,7 @@ use picket_proto::Timestamp;
 use picket_store::lanes::LaneContents;
 use serde::{Deserialize, Serialize};
 
-use super::group::{Group, is_fresh_beginning};
+use super::group::{Group, find_retry, is_fresh_beginning};
 use crate::{message::Verdict, text::describe_count};
 
 /// Times of digests after the first, from the start of the storm.
@@ -75,8 +75,7 @@ pub(super) fn decide_storm(
     let told = || groups.values().flat_map(Group::told);
     let fresh = told().filter(|told| is_fresh_beginning(told)).count();
     // An attempt of a digest that failed is repeated at its time, whatever has come since.
-    let retry_at = told().filter(|told| told.notice.notification_id.is_some());
-    let retry_at = retry_at.map(|told| Timestamp::from(told.notice.due_at)).max().filter(|at| *at > now);
+    let retry_at = find_retry(told()).filter(|at| *at > now);
     let Some(storm) = storm else {
         let limit = told().map(|told| told.notice.storm_after).min().unwrap_or(i32::MAX);
         let is_storm = i32::try_from(fresh).unwrap_or(i32::MAX) > limit;
@@ -126,7 +125,7 @@ pub(super) fn describe_gap(groups: &BTreeMap<&str, Group<'_>>, contents: &LaneCo
     let (from, to) = contents.gaps.iter().copied().find(|(from, to)| {
         told().any(|told| {
             let recorded = Timestamp::from(told.notice.recorded_at);
-            recorded >= *from && recorded <= *to && told.notice.notification_id.is_none()
+            recorded >= *from && recorded <= *to && told.attempted.is_none()
         })
     })?;
     let within = |at: Timestamp| at >= from && at <= to;
