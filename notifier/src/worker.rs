@@ -31,9 +31,9 @@ use crate::{
 };
 
 /// Time for which a lane is leased, renewed by each write; longer than an attempt takes.
-pub(crate) const LEASE_TIME: Duration = Duration::from_secs(60);
+pub(crate) const LEASE_TIME: Duration = Duration::from_secs(30);
 /// Maximum time of an attempt, whatever the channel's own timeout is.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(45);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(25);
 /// Messages after which a lane is given back, so that others have their turn.
 const MAX_MESSAGES: usize = 200;
 /// Time until a channel is looked at again whose settings this build does not understand.
