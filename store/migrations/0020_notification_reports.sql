@@ -228,9 +228,9 @@ BEGIN
             picket.channels, picket.channel_states, picket.channel_lanes, picket.routes, picket.silences, picket.notifiers,
             picket.notification_gaps, picket.notification_progress, picket.transitions, picket.notices, picket.notifications,
             picket.delivery_attempts, picket.certificates TO picket_notifier;
-        GRANT UPDATE (next_ping_at) ON picket.channel_states TO picket_notifier;
         GRANT EXECUTE ON FUNCTION picket.plan_notices, picket.claim_lane, picket.release_lane, picket.write_lane_work,
-            picket.end_attempt, picket.set_channel_failing, picket.mark_notifier TO picket_notifier;
+            picket.end_attempt, picket.set_channel_failing, picket.mark_notifier, picket.take_ping, picket.record_certificate_events, picket.record_ledger_event,
+            picket.chain_problem TO picket_notifier;
         FOR callable IN SELECT oid FROM pg_proc
                         WHERE pronamespace = 'picket'::regnamespace AND prokind = 'f' AND NOT prosecdef
                           AND provolatile IN ('i', 's') AND prorettype <> 'trigger'::regtype LOOP
