@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use picket_proto::{Cause, InstallationId, Timestamp};
-use picket_store::lanes::{LaneNotice, OutageDetails};
+use picket_store::lanes::{FiringEvent, LaneNotice, OutageDetails};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -264,6 +264,36 @@ fn write_csv(items: &[Item]) -> String {
 fn quote_csv(field: &str) -> String {
     let guard = if field.starts_with(['=', '+', '-', '@', '\t', '\r']) { "'" } else { "" };
     format!("\"{guard}{}\"", field.replace('"', "\"\""))
+}
+
+/// A message about an event as it was recorded, to repeat it to a program that forgets.
+pub(crate) fn compose_repetition(event: &FiringEvent, context: &Context) -> Message {
+    let name = payload_text(&event.payload, "site").unwrap_or(&event.subject).to_owned();
+    let installation = context.installation.map(|id| id.to_string()).unwrap_or_default();
+    Message {
+        id: Uuid::now_v7(),
+        purpose: Purpose::Alert,
+        severity: if event.is_end { Severity::Resolved } else { Severity::Critical },
+        title: format!("{} {name}", if event.is_end { Verdict::Up.as_word() } else { Verdict::Down.as_word() }),
+        notes: Vec::new(),
+        items: Vec::new(),
+        hidden_items: 0,
+        csv: None,
+        counts: Counts::default(),
+        composed_at: context.now,
+        link: payload_text(&event.payload, "link").map(str::to_owned),
+        is_repeat: false,
+        thread: None,
+        thread_ref: None,
+        receiver_ref: None,
+        event: Some(ProgramEvent {
+            name: event.event.clone(),
+            at: event.recorded_at.into(),
+            dedup_key: format!("{installation}.{}", event.subject),
+            is_end: event.is_end,
+            data: event.payload.0.clone(),
+        }),
+    }
 }
 
 /// The event for programs: its payload with what is known only now.

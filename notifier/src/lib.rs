@@ -15,6 +15,7 @@ mod events;
 pub mod message;
 mod metrics;
 mod options;
+mod pings;
 mod pipeline;
 #[cfg(test)]
 mod samples;

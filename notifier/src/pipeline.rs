@@ -13,7 +13,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
 use crate::{
-    Config, events,
+    Config, events, pings,
     worker::{LEASE_TIME, Worker},
 };
 
@@ -62,6 +62,9 @@ impl Pipeline for NotifierPipeline {
         spawn_task("deliverer", deliverer, supervisor.clone()).await?;
         let listener = events::follow_events(self.bus.clone(), worker.store.clone(), worker.metrics.clone(), wakers);
         spawn_task("event_listener", listener, supervisor.clone()).await?;
+        spawn_task("pings", pings::ping_regularly(worker.clone()), supervisor.clone()).await?;
+        let follower = worker.sender.clone().follow_secrets();
+        spawn_task("secrets_follower", follower, supervisor.clone()).await?;
         spawn_task("signs_of_life", show_life(worker.clone()), supervisor).await?;
         Ok(NotifierTasks { stop, deliveries })
     }

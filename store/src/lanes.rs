@@ -507,3 +507,89 @@ pub async fn read_backlog(store: &Store) -> Result<Backlog, Error> {
     );
     store.with_timeout(LANE_TIMEOUT, "read what waits to be told", query.fetch_one(&store.pool)).await
 }
+
+/// A channel that is requested regularly.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct PingedChannel {
+    /// Name.
+    pub name: String,
+    /// Kind.
+    pub kind: String,
+    /// Settings.
+    pub settings: Json<Value>,
+}
+
+/// Takes the turns of the channels that are due for their regular request: watchdogs, and
+/// Alertmanagers, which forget what is not repeated.
+///
+/// # Errors
+/// If the database cannot be reached in time.
+pub async fn take_pings(store: &Store, interval: Duration) -> Result<Vec<PingedChannel>, Error> {
+    let query = sqlx::query_as(
+        "SELECT channel.name, channel.kind, channel.settings || state.overrides AS settings
+         FROM picket.channels AS channel JOIN picket.channel_states AS state ON state.channel = channel.name
+         WHERE channel.enabled AND channel.kind IN ('watchdog', 'alertmanager') AND state.problem IS NULL
+           AND state.next_ping_at <= clock_timestamp() AND picket.take_ping(channel.name, $1)",
+    );
+    let query = query.bind(to_millis(interval)).fetch_all(&store.pool);
+    store.with_timeout(LANE_TIMEOUT, "take the turns of watchdogs", query).await
+}
+
+/// What keeps the whole chain from working; `None` if it works.
+///
+/// # Errors
+/// If the database cannot be reached in time.
+pub async fn find_chain_problem(store: &Store) -> Result<Option<String>, Error> {
+    let query = sqlx::query_scalar("SELECT picket.chain_problem()").fetch_one(&store.pool);
+    store.with_timeout(LANE_TIMEOUT, "look at the whole chain", query).await
+}
+
+/// An event that a channel has been told of and that lasts, or ended lately.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct FiringEvent {
+    /// Name of the event.
+    pub event: String,
+    /// What the event is about.
+    pub subject: String,
+    /// True for an end.
+    pub is_end: bool,
+    /// The event as published.
+    pub payload: Json<Value>,
+    /// Time when it was recorded.
+    pub recorded_at: DbTimestamp,
+}
+
+/// Lists the open incidents of which the channel has been told, and the ends of the last five
+/// minutes, the newest first.
+///
+/// # Errors
+/// If the database cannot be reached in time.
+pub async fn list_firing_events(store: &Store, channel: &str) -> Result<Vec<FiringEvent>, Error> {
+    let query = sqlx::query_as(
+        "SELECT transition.event, transition.subject, transition.is_end, transition.payload, transition.recorded_at
+         FROM picket.incidents AS incident
+         JOIN picket.transitions AS transition ON transition.incident_id = incident.incident_id
+         JOIN picket.notices AS notice
+           ON notice.transition_id = transition.transition_id AND notice.channel = $1 AND notice.step = 'event'
+         WHERE notice.state = 'delivered'
+           AND CASE WHEN transition.is_end THEN transition.recorded_at > clock_timestamp() - interval '5 minutes'
+                    ELSE incident.closed_at IS NULL END
+           AND (incident.closed_at IS NULL OR incident.closed_at > clock_timestamp() - interval '1 hour')
+         ORDER BY transition.transition_id DESC LIMIT 5000",
+    );
+    let query = query.bind(channel).fetch_all(&store.pool);
+    store.with_timeout(LANE_TIMEOUT, "list what is firing", query).await
+}
+
+/// Records events of certificates that end soon, and of checks that are unaccounted for; returns
+/// their number.
+///
+/// # Errors
+/// If the database cannot be reached in time.
+pub async fn record_due_events(store: &Store) -> Result<i32, Error> {
+    const RECORD_TIMEOUT: Duration = Duration::from_secs(25);
+    let query = sqlx::query_scalar(
+        "SELECT picket.record_certificate_events() + picket.record_ledger_event()::integer",
+    );
+    store.with_timeout(RECORD_TIMEOUT, "record due events", query.fetch_one(&store.pool)).await
+}

@@ -46,7 +46,7 @@ impl Drill {
 
     /// Adds a channel of people.
     pub(crate) async fn add_ntfy(&self, name: &str) {
-        self.add_channel(name, "ntfy", &json!({"url": self.receiver.url("/"), "topic": name})).await;
+        self.add_channel(name, "ntfy", &json!({"api_url": self.receiver.url(""), "topic": name})).await;
     }
 
     pub(crate) async fn add_channel(&self, name: &str, kind: &str, settings: &Value) {
