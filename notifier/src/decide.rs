@@ -75,7 +75,9 @@ pub(crate) fn decide(contents: &LaneContents) -> Decision<'_> {
     for (notice, fate) in decide_fates(contents) {
         match fate {
             Fate::Suppress(reason) => decision.changes.push(NoticeChange::suppress(&notice.key(), reason)),
-            Fate::Wait(until, reason) => decision.changes.push(NoticeChange::wait(&notice.key(), until, reason)),
+            Fate::Wait(until, reason) => {
+                decision.changes.push(NoticeChange::wait(&notice.key(), until, reason))
+            }
             Fate::Tell(told) => match &notice.group_key {
                 None => singles.push(told),
                 Some(key) => groups.entry(key).or_default().push(told),
@@ -137,10 +139,15 @@ fn choose_single<'a>(singles: Vec<Told<'a>>, contents: &LaneContents) -> Option<
 }
 
 /// The group that is ready first; the others wait for their times.
-fn choose_group<'a>(groups: BTreeMap<&'a str, Group<'a>>, contents: &LaneContents, decision: &mut Decision<'a>) {
+fn choose_group<'a>(
+    groups: BTreeMap<&'a str, Group<'a>>,
+    contents: &LaneContents,
+    decision: &mut Decision<'a>,
+) {
     let mut ready = Vec::new();
     for (key, group) in groups {
-        let (told, waiting) = group.split_ready(contents.open_told.get(key).copied().unwrap_or(0), contents.now);
+        let (told, waiting) =
+            group.split_ready(contents.open_told.get(key).copied().unwrap_or(0), contents.now);
         for (told, until) in waiting {
             let changes = told.keys.iter().map(|key| NoticeChange::wait(key, until, None));
             decision.changes.extend(changes);
@@ -149,7 +156,8 @@ fn choose_group<'a>(groups: BTreeMap<&'a str, Group<'a>>, contents: &LaneContent
             ready.push((oldest, key, told));
         }
     }
-    let Some(first) = ready.iter().enumerate().min_by_key(|(_, (oldest, ..))| *oldest).map(|(place, _)| place)
+    let Some(first) =
+        ready.iter().enumerate().min_by_key(|(_, (oldest, ..))| *oldest).map(|(place, _)| place)
     else {
         return;
     };
@@ -172,7 +180,11 @@ fn build_message<'a>(
     contents: &LaneContents,
 ) -> Outgoing<'a> {
     let attempted = told.iter().filter_map(|told| told.attempted);
-    let id = attempted.map(|(id, _)| id).filter(|id| contents.messages.contains_key(id)).min().unwrap_or_else(Uuid::now_v7);
+    let id = attempted
+        .map(|(id, _)| id)
+        .filter(|id| contents.messages.contains_key(id))
+        .min()
+        .unwrap_or_else(Uuid::now_v7);
     Outgoing { id, purpose, group_key, told, notes: Vec::new(), is_single: false, storm: None }
 }
 

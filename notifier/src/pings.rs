@@ -67,7 +67,12 @@ async fn ping_due_channels(worker: &Worker) -> Result<(), picket_store::Error> {
         if let Some(attempt) = attempt
             && !matches!(attempt.outcome, AttemptOutcome::Delivered { .. })
         {
-            warn!(channel = channel.name, status = attempt.status, answer = attempt.message, "a regular request failed");
+            warn!(
+                channel = channel.name,
+                status = attempt.status,
+                answer = attempt.message,
+                "a regular request failed"
+            );
         }
     }
     Ok(())

@@ -4,14 +4,15 @@
 //! the next holder of the lane. A message is sent twice only if its end could not be written, and
 //! then says so.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use picket_proto::{Audience, ChannelKind, Timestamp};
 use picket_runtime::ErrorChain;
 use picket_store::{
     Store,
     lanes::{
-        self, AttemptStart, ChannelChange, Lane, LaneContents, LaneWork, NoticeChange, NoticeState, NotificationChange,
+        self, AttemptStart, ChannelChange, Lane, LaneContents, LaneWork, NoticeChange, NoticeState,
+        NotificationChange,
     },
     settings::SharedSettings,
 };
@@ -46,7 +47,7 @@ pub(crate) struct Worker {
     pub(crate) name: String,
     pub(crate) store: Store,
     pub(crate) settings: SharedSettings,
-    pub(crate) sender: Sender,
+    pub(crate) sender: Arc<Sender>,
     pub(crate) metrics: Metrics,
 }
 
@@ -114,7 +115,9 @@ impl Worker {
                 ..ChannelChange::default()
             });
             let work = LaneWork { notices: changes, channel, ..LaneWork::default() };
-            return match work.is_empty() || lanes::write_lane_work(&self.store, lane, &work, LEASE_TIME).await? {
+            return match work.is_empty()
+                || lanes::write_lane_work(&self.store, lane, &work, LEASE_TIME).await?
+            {
                 true => Ok(Progress::Done),
                 false => Ok(Progress::LeaseLost),
             };
@@ -130,7 +133,11 @@ impl Worker {
         }
         let message = self.compose_message(lane, &contents, &outgoing).await?;
         changes.extend(
-            outgoing.told.iter().flat_map(|told| &told.keys).map(|key| NoticeChange::attempt(key, outgoing.id)),
+            outgoing
+                .told
+                .iter()
+                .flat_map(|told| &told.keys)
+                .map(|key| NoticeChange::attempt(key, outgoing.id)),
         );
         self.attempt(lane, &contents, *kind, settings, &outgoing, message, changes).await
     }
@@ -195,7 +202,9 @@ impl Worker {
             details: details.into_iter().map(|details| (details.incident_id, details)).collect(),
             thread,
             is_repeat,
-            receiver_ref: earlier.and_then(|message| message.receiver_ref.as_ref()).map(|left| left.0.clone()),
+            receiver_ref: earlier
+                .and_then(|message| message.receiver_ref.as_ref())
+                .map(|left| left.0.clone()),
         };
         Ok(compose(outgoing, &context))
     }
@@ -286,14 +295,24 @@ impl Worker {
         self.metrics.attempts.get_or_create(&OutcomeLabels { kind: kind.as_str(), outcome }).inc();
         match end.notification.as_ref().and_then(|message| message.state) {
             Some(NoticeState::Delivered) => {
-                self.metrics.notifications.get_or_create(&OutcomeLabels { kind: kind.as_str(), outcome: "delivered" }).inc();
-                if let Some(newest) = outgoing.told.iter().map(|told| Timestamp::from(told.notice.recorded_at)).max() {
-                    self.metrics.delivery_seconds.observe(now.saturating_duration_since(newest).as_secs_f64());
+                self.metrics
+                    .notifications
+                    .get_or_create(&OutcomeLabels { kind: kind.as_str(), outcome: "delivered" })
+                    .inc();
+                if let Some(newest) =
+                    outgoing.told.iter().map(|told| Timestamp::from(told.notice.recorded_at)).max()
+                {
+                    self.metrics
+                        .delivery_seconds
+                        .observe(now.saturating_duration_since(newest).as_secs_f64());
                 }
                 info!(channel = lane.channel, kind = kind.as_str(), notification = %outgoing.id, notices = outgoing.told.len(), "delivered");
             }
             Some(_) => {
-                self.metrics.notifications.get_or_create(&OutcomeLabels { kind: kind.as_str(), outcome: "failed" }).inc();
+                self.metrics
+                    .notifications
+                    .get_or_create(&OutcomeLabels { kind: kind.as_str(), outcome: "failed" })
+                    .inc();
                 warn!(channel = lane.channel, kind = kind.as_str(), notification = %outgoing.id, outcome, status = attempt.status, answer = attempt.message, "the channel did not take a message; given up");
             }
             None => {
@@ -304,8 +323,12 @@ impl Worker {
 }
 
 fn read_settings(contents: &LaneContents) -> Result<(ChannelKind, ChannelSettings), String> {
-    let kind = contents.channel.known_kind().ok_or_else(|| format!("kind '{}' is not known to this notifier", contents.channel.kind))?;
-    let settings = ChannelSettings::parse(kind, &contents.channel.settings.0).map_err(|why| why.to_string())?;
+    let kind = contents
+        .channel
+        .known_kind()
+        .ok_or_else(|| format!("kind '{}' is not known to this notifier", contents.channel.kind))?;
+    let settings =
+        ChannelSettings::parse(kind, &contents.channel.settings.0).map_err(|why| why.to_string())?;
     Ok((kind, settings))
 }
 
@@ -372,7 +395,11 @@ fn end_test(end: &mut LaneWork, attempt: &Attempt) {
         message.state = Some(if is_delivered { NoticeState::Delivered } else { NoticeState::Failed });
         message.reason = (!is_delivered).then_some("refused");
     }
-    end.channel = is_delivered.then(|| ChannelChange { succeeded: Some(true), is_failing: Some(false), ..ChannelChange::default() });
+    end.channel = is_delivered.then(|| ChannelChange {
+        succeeded: Some(true),
+        is_failing: Some(false),
+        ..ChannelChange::default()
+    });
 }
 
 fn change_of(id: Uuid, purpose: Purpose, group_key: Option<String>) -> NotificationChange {

@@ -183,7 +183,8 @@ impl PendingWrites {
                 IncidentChange::Closed { at } => IncidentWrite::Closed(at),
                 IncidentChange::Opened { at, first_failure_at, cause, message, regions } => {
                     let cause = cause.map(|cause| cause.as_str());
-                    let reporting = openings.next().map_or(0, |opening| opening.down.len() + opening.up_count);
+                    let reporting =
+                        openings.next().map_or(0, |opening| opening.down.len() + opening.up_count);
                     let regions_reporting = i16::try_from(reporting).unwrap_or(i16::MAX);
                     let regions = known.join_region_names(&regions);
                     let first = first_failure_at;

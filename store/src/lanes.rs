@@ -12,7 +12,8 @@ use serde_json::Value;
 use sqlx::types::{Json, Uuid};
 
 pub use self::work::{
-    AddedNotice, AttemptEnd, AttemptStart, ChannelChange, LaneWork, NoticeChange, NoticeState, NotificationChange,
+    AddedNotice, AttemptEnd, AttemptStart, ChannelChange, LaneWork, NoticeChange, NoticeState,
+    NotificationChange,
 };
 use crate::{DbTimestamp, Error, Store};
 
@@ -114,7 +115,6 @@ impl NoticeStep {
             Self::Calm => "calm",
         }
     }
-
 }
 
 impl From<String> for NoticeStep {

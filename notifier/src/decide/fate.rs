@@ -49,8 +49,9 @@ pub(super) fn decide_fates(contents: &LaneContents) -> Vec<(&LaneNotice, Fate<'_
                         // One line tells both.
                         Some(Fate::Tell(told)) if told.verdict == Verdict::WasDown => {
                             told.notice = notice;
-                            told.attempted =
-                                told.attempted.or_else(|| notice.notification_id.map(|id| (id, notice.due_at.into())));
+                            told.attempted = told
+                                .attempted
+                                .or_else(|| notice.notification_id.map(|id| (id, notice.due_at.into())));
                             told.keys.push(notice.key());
                             continue;
                         }
@@ -109,7 +110,9 @@ fn decide_beginning(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
             Some("outside_hours") => Fate::Suppress("outside_hours"),
             _ if notice.silenced_until.is_some() => Fate::Suppress("silenced"),
             // An attempt may have reached the receiver.
-            _ if notice.notification_id.is_none() && lasted < delay_time(notice) + wait => Fate::Suppress("brief"),
+            _ if notice.notification_id.is_none() && lasted < delay_time(notice) + wait => {
+                Fate::Suppress("brief")
+            }
             _ if !is_for_people(notice) => tell(notice, Verdict::of_beginning(notice)),
             _ if is_flapping(notice) => Fate::Suppress("flapping"),
             _ if now.saturating_duration_since(ended) > STALE_TIME => Fate::Suppress("stale"),

@@ -32,7 +32,9 @@ impl<'a> Group<'a> {
     /// last of them, but at most three waits from the first.
     pub(super) fn beginnings_ready_at(&self) -> Option<Timestamp> {
         let fresh = || self.0.iter().filter(|told| is_fresh_beginning(told));
-        let at = |told: &Told<'_>| Timestamp::from(told.notice.recorded_at).saturating_add(delay_time(told.notice));
+        let at = |told: &Told<'_>| {
+            Timestamp::from(told.notice.recorded_at).saturating_add(delay_time(told.notice))
+        };
         let (first, last) = (fresh().map(at).min()?, fresh().map(at).max()?);
         let wait = fresh().map(|told| wait_time(told.notice)).max()?;
         Some(last.saturating_add(wait).min(first.saturating_add(wait * MAX_EXTENSION)))
@@ -42,7 +44,11 @@ impl<'a> Group<'a> {
     ///
     /// `open_told` is the number of open incidents of the group that the channel knows of: the end of
     /// the last one is told at once, single ends after a wait.
-    pub(super) fn split_ready(self, open_told: i64, now: Timestamp) -> (Vec<Told<'a>>, Vec<(Told<'a>, Timestamp)>) {
+    pub(super) fn split_ready(
+        self,
+        open_told: i64,
+        now: Timestamp,
+    ) -> (Vec<Told<'a>>, Vec<(Told<'a>, Timestamp)>) {
         // While an attempt waits for its time, the whole group does.
         let retry_at = find_retry(&self.0).filter(|at| *at > now);
         let beginnings = self.beginnings_ready_at();

@@ -1,13 +1,18 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use picket_proto::Timestamp;
-use picket_store::lanes::{LaneChannel, LaneContents, LaneNotice, NoticeChange, NoticeState, NoticeStep, WaitingMessage};
+use picket_store::lanes::{
+    LaneChannel, LaneContents, LaneNotice, NoticeChange, NoticeState, NoticeStep, WaitingMessage,
+};
 use serde_json::json;
 use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::{Decision, Outgoing, Storm, decide};
-use crate::message::{Purpose, Verdict};
+use crate::{
+    message::{Purpose, Verdict},
+    samples,
+};
 
 /// Noon, in seconds.
 const NOON: i64 = 1_764_244_800;
@@ -19,34 +24,15 @@ fn at(seconds: i64) -> Timestamp {
 fn opened(site: i64, seconds: i64) -> LaneNotice {
     LaneNotice {
         transition_id: site * 10,
-        step: NoticeStep::Event,
-        number: 0,
-        route: Some("all".to_owned()),
-        group_key: Some("route all".to_owned()),
         due_at: at(seconds + 10).into(),
-        reason: None,
-        notification_id: None,
-        event: "incident.opened".to_owned(),
         subject: format!("incident.{site}.1"),
-        is_end: false,
         incident_id: Some(site),
         site_id: Some(site),
         payload: Json(json!({"event": "incident.opened", "site": format!("site-{site}")})),
         recorded_at: at(seconds).into(),
-        other_recorded_at: None,
-        begun_state: None,
-        begun_reason: None,
-        is_acknowledged: false,
-        silenced_until: None,
         active_from: Some(at(-100_000).into()),
-        wait_ms: None,
-        delay_ms: 0,
-        remind_ms: 3_600_000,
-        storm_after: 20,
-        recent_openings: 1,
-        is_flapping: false,
         site_changed_at: Some(at(seconds).into()),
-        is_site_down: true,
+        ..samples::notice()
     }
 }
 
@@ -57,7 +43,9 @@ fn closed(site: i64, begun: i64, seconds: i64, begun_state: &str) -> LaneNotice 
         event: "incident.closed".to_owned(),
         is_end: true,
         due_at: at(seconds).into(),
-        payload: Json(json!({"event": "incident.closed", "site": format!("site-{site}"), "unwatched": false})),
+        payload: Json(
+            json!({"event": "incident.closed", "site": format!("site-{site}"), "unwatched": false}),
+        ),
         recorded_at: at(seconds).into(),
         other_recorded_at: Some(at(begun).into()),
         begun_state: Some(begun_state.to_owned()),
@@ -191,7 +179,14 @@ fn an_end_whose_beginning_was_not_told_is_not_told_and_one_whose_beginning_faile
 #[test]
 fn a_silence_holds_back_what_is_down_and_forgets_what_ends_within_it() {
     let silenced = |notice: LaneNotice| LaneNotice { silenced_until: Some(at(3_600).into()), ..notice };
-    let lane = contents(60, vec![silenced(opened(1, 0)), silenced(ended(opened(2, 0), 50)), silenced(closed(2, 0, 50, "waiting"))]);
+    let lane = contents(
+        60,
+        vec![
+            silenced(opened(1, 0)),
+            silenced(ended(opened(2, 0), 50)),
+            silenced(closed(2, 0, 50, "waiting")),
+        ],
+    );
     let decision = decide(&lane);
     assert_eq!(waits(&decision), [(Some("silenced"), 3_600)]);
     assert_eq!(suppressed(&decision), ["silenced", "silenced"]);
@@ -230,7 +225,8 @@ fn a_site_that_was_flapping_is_told_once_it_has_not_changed_for_half_an_hour() {
 
 #[test]
 fn a_reminder_ends_with_the_incident_or_an_acknowledgement_and_is_told_otherwise() {
-    let reminder = LaneNotice { step: NoticeStep::Reminder, number: 1, due_at: at(3_600).into(), ..opened(1, 0) };
+    let reminder =
+        LaneNotice { step: NoticeStep::Reminder, number: 1, due_at: at(3_600).into(), ..opened(1, 0) };
     let acknowledged = LaneNotice { is_acknowledged: true, ..reminder.clone() };
     let over = ended(LaneNotice { transition_id: 11, ..reminder.clone() }, 100);
     let lane = contents(3_600, vec![acknowledged, over]);
@@ -278,24 +274,33 @@ fn a_storm_that_does_not_grow_says_nothing_until_it_is_over() {
 
 #[test]
 fn what_happened_while_no_notifier_ran_is_told_in_one_message() {
-    let mut lane = contents(2_000, vec![
-        ended(opened(1, 100), 600),
-        closed(1, 100, 600, "waiting"),
-        LaneNotice { group_key: Some("route other".to_owned()), ..opened(2, 1_000) },
-    ]);
+    let mut lane = contents(
+        2_000,
+        vec![
+            ended(opened(1, 100), 600),
+            closed(1, 100, 600, "waiting"),
+            LaneNotice { group_key: Some("route other".to_owned()), ..opened(2, 1_000) },
+        ],
+    );
     lane.gaps.push((at(0), at(1_990)));
     let message = decide(&lane).message.unwrap();
     assert_eq!(verdicts(&message), [(Verdict::WasDown, 1), (Verdict::Down, 2)]);
     assert_eq!(
         message.notes,
-        ["While notifications were off (12:00 to 12:33 UTC): 1 incident opened and closed; 1 site is down now."]
+        [
+            "While notifications were off (12:00 to 12:33 UTC): 1 incident opened and closed; 1 site is down now."
+        ]
     );
 }
 
 #[test]
 fn programs_are_told_each_event_of_a_subject_in_order() {
-    let single = |notice: LaneNotice| LaneNotice { group_key: None, wait_ms: None, due_at: at(0).into(), ..notice };
-    let lane = contents(1, vec![single(ended(opened(1, 0), 1)), single(closed(1, 0, 1, "waiting")), single(opened(2, 0))]);
+    let single =
+        |notice: LaneNotice| LaneNotice { group_key: None, wait_ms: None, due_at: at(0).into(), ..notice };
+    let lane = contents(
+        1,
+        vec![single(ended(opened(1, 0), 1)), single(closed(1, 0, 1, "waiting")), single(opened(2, 0))],
+    );
     let message = decide(&lane).message.unwrap();
     assert!(message.is_single);
     assert_eq!(verdicts(&message), [(Verdict::Down, 1)]);

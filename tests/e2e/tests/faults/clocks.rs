@@ -60,7 +60,10 @@ async fn f15b_probers_and_sinks_with_clocks_minutes_off_lose_nothing_and_date_ch
         right.stop().await;
     }
     for (_, seconds) in wrong {
-        let sink = drill.stack.spawn_process("picket-sink", &[], &clock_skew::skew_variables(&library, seconds)).await;
+        let sink = drill
+            .stack
+            .spawn_process("picket-sink", &[], &clock_skew::skew_variables(&library, seconds))
+            .await;
         sink.wait_ready().await;
         drill.sinks.push(sink);
     }

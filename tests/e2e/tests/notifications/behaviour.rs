@@ -99,9 +99,11 @@ async fn n12_escalation_tells_another_channel_at_its_time_unless_somebody_acknow
     drill.open_incidents(1, 2).await;
     drill.stack.execute_sql("INSERT INTO picket.acknowledgements (incident_id) SELECT incident_id FROM picket.incidents WHERE site_id = 2").await;
     let escalated = "SELECT count(*) FROM picket.notices WHERE step = 'escalation' AND state <> 'waiting'";
-    eventually(WAIT_TIMEOUT, "both steps of escalation", async || match drill.stack.query_number(escalated).await {
-        2 => Ok(()),
-        found => Err(found),
+    eventually(WAIT_TIMEOUT, "both steps of escalation", async || {
+        match drill.stack.query_number(escalated).await {
+            2 => Ok(()),
+            found => Err(found),
+        }
     })
     .await;
 
@@ -172,7 +174,9 @@ async fn a_region_that_is_silent_is_told_to_the_routes_of_regions_only() {
 
     drill
         .stack
-        .execute_sql("INSERT INTO picket.silent_regions SELECT id, now() FROM picket.regions WHERE name = 'eu'")
+        .execute_sql(
+            "INSERT INTO picket.silent_regions SELECT id, now() FROM picket.regions WHERE name = 'eu'",
+        )
         .await;
     drill.wait_requests(1).await;
     drill.stack.execute_sql("DELETE FROM picket.silent_regions").await;
@@ -196,8 +200,12 @@ async fn a_new_channel_is_told_of_what_opens_after_it_and_not_of_what_was_open()
     drill.close_incidents(1, 2).await;
     drill.wait_settled().await;
 
-    let sites: Vec<i64> =
-        drill.receiver.requests().iter().map(|request| request.json()["data"]["site_id"].as_i64().unwrap()).collect();
+    let sites: Vec<i64> = drill
+        .receiver
+        .requests()
+        .iter()
+        .map(|request| request.json()["data"]["site_id"].as_i64().unwrap())
+        .collect();
     assert_eq!(sites, [2, 2]);
     drill.assert_ledger_closed().await;
     assert!(drill.receiver.requests().iter().all(|request| request.at.elapsed() < Duration::from_secs(60)));

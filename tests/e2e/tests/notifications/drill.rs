@@ -109,11 +109,14 @@ impl Drill {
 
     /// Waits until no notice waits that is not to be told later.
     pub(crate) async fn wait_settled(&self) {
-        let waiting = "SELECT (SELECT count(*) FROM picket.notices WHERE state = 'waiting' AND step = 'event')
+        let waiting =
+            "SELECT (SELECT count(*) FROM picket.notices WHERE state = 'waiting' AND step = 'event')
                             + (SELECT count(*) FROM picket.transitions WHERE planned_at IS NULL)";
-        eventually(WAIT_TIMEOUT, "no notice that waits", async || match self.stack.query_number(waiting).await {
-            0 => Ok(()),
-            waiting => Err(waiting),
+        eventually(WAIT_TIMEOUT, "no notice that waits", async || {
+            match self.stack.query_number(waiting).await {
+                0 => Ok(()),
+                waiting => Err(waiting),
+            }
         })
         .await;
     }

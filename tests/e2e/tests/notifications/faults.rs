@@ -43,15 +43,25 @@ async fn kill_notifiers_in_the_middle(sites: i64, kills: usize) -> (Drill, BTree
 async fn assert_nothing_lost_and_doubles_marked(sites: i64, kills: usize) {
     let (drill, seen) = kill_notifiers_in_the_middle(sites, kills).await;
     assert_eq!(i64::try_from(seen.len()).unwrap(), 2 * sites, "every event once, by its webhook-id");
-    let unknown = drill.stack.query_number("SELECT count(*) FROM picket.delivery_attempts WHERE ended_at IS NULL").await;
+    let unknown = drill
+        .stack
+        .query_number("SELECT count(*) FROM picket.delivery_attempts WHERE ended_at IS NULL")
+        .await;
     let doubled: usize = seen.values().map(|times| times - 1).sum();
-    assert!(i64::try_from(doubled).unwrap() <= unknown, "{doubled} doubles, {unknown} attempts with an unknown end");
-    let known = drill.stack.query_number("SELECT coalesce(sum(unknown_ends), 0)::bigint FROM report.notifications").await;
+    assert!(
+        i64::try_from(doubled).unwrap() <= unknown,
+        "{doubled} doubles, {unknown} attempts with an unknown end"
+    );
+    let known = drill
+        .stack
+        .query_number("SELECT coalesce(sum(unknown_ends), 0)::bigint FROM report.notifications")
+        .await;
     assert_eq!(known, unknown, "each is named in report.notifications");
 }
 
 #[tokio::test]
-async fn n1_n2_notifiers_that_are_killed_in_the_middle_lose_nothing_and_each_double_has_the_id_of_its_first() {
+async fn n1_n2_notifiers_that_are_killed_in_the_middle_lose_nothing_and_each_double_has_the_id_of_its_first()
+{
     assert_nothing_lost_and_doubles_marked(150, 3).await;
 }
 
@@ -80,9 +90,11 @@ async fn n3_a_notifier_that_was_suspended_beyond_its_lease_writes_nothing_but_th
     drill.wait_settled().await;
     drill.notifiers[0].send_signal(Signal::CONT);
     let ended = "SELECT count(*) FROM picket.delivery_attempts WHERE ended_at IS NOT NULL";
-    eventually(WAIT_TIMEOUT, "the end of the suspended attempt", async || match drill.stack.query_number(ended).await {
-        2 => Ok(()),
-        found => Err(found),
+    eventually(WAIT_TIMEOUT, "the end of the suspended attempt", async || {
+        match drill.stack.query_number(ended).await {
+            2 => Ok(()),
+            found => Err(found),
+        }
     })
     .await;
     assert_eq!(drill.receiver.count(), 2);
@@ -127,8 +139,7 @@ async fn n8_notifiers_tell_what_they_could_not_while_nats_or_postgres_were_away(
     let mut postgres = servers::start_postgres().await;
     let url = postgres.create_database().await;
     let stack = picket_e2e::Stack::start_on(&["eu", "us"], url).await;
-    let mut drill =
-        Drill { stack, receiver: picket_harness::Receiver::start().await, notifiers: Vec::new() };
+    let mut drill = Drill { stack, receiver: picket_harness::Receiver::start().await, notifiers: Vec::new() };
     drill.add_notifier().await;
     drill.add_sites(3).await;
     drill.add_webhook("hook").await;
@@ -189,7 +200,10 @@ async fn n9_what_happened_while_no_notifier_ran_is_one_message() {
     let requests = drill.receiver.requests();
     assert_eq!(requests.len(), 1, "{requests:?}");
     let text = requests[0].text();
-    assert!(text.contains("While notifications were off") && text.contains("48 incidents opened and closed"), "{text}");
+    assert!(
+        text.contains("While notifications were off") && text.contains("48 incidents opened and closed"),
+        "{text}"
+    );
     assert!(text.contains("2 sites are down now"), "{text}");
     drill.assert_ledger_closed().await;
 }
@@ -216,7 +230,8 @@ async fn n13_two_notifiers_whose_clocks_are_ten_minutes_apart_tell_everything_on
 
     let hooks = drill.receiver.requests().iter().filter(|request| request.path == "/hook").count();
     assert_eq!(hooks, 40);
-    let unknown = "SELECT count(*) FROM picket.delivery_attempts WHERE ended_at IS NULL OR outcome <> 'delivered'";
+    let unknown =
+        "SELECT count(*) FROM picket.delivery_attempts WHERE ended_at IS NULL OR outcome <> 'delivered'";
     assert_eq!(drill.stack.query_number(unknown).await, 0);
     drill.assert_ledger_closed().await;
 }
@@ -250,11 +265,22 @@ async fn n16_no_secret_is_in_logs_tables_metrics_or_errors() {
     drill.receiver.answer(Answer::status(200));
     drill.wait_settled().await;
 
-    assert!(drill.receiver.requests().iter().all(|request| request.path.contains(SECRET)), "the receiver has it");
+    assert!(
+        drill.receiver.requests().iter().all(|request| request.path.contains(SECRET)),
+        "the receiver has it"
+    );
     assert!(!drill.notifiers[0].read_log().contains(SECRET));
     let metrics = drill.notifiers[0].fetch("/metrics").await.unwrap();
     assert!(!metrics.body.contains(SECRET));
-    for table in ["channels", "channel_states", "notifications", "delivery_attempts", "notices", "transitions", "outbox"] {
+    for table in [
+        "channels",
+        "channel_states",
+        "notifications",
+        "delivery_attempts",
+        "notices",
+        "transitions",
+        "outbox",
+    ] {
         let sql = format!("SELECT count(*) FROM picket.{table} AS t WHERE t::text LIKE '%{SECRET}%'");
         assert_eq!(drill.stack.query_number(&sql).await, 0, "{table}");
     }

@@ -83,22 +83,29 @@ async fn n7_a_receiver_that_drips_floods_or_redirects_is_given_up_in_time_and_ot
     drill.receiver.answer_by(|request| match request.path.as_str() {
         "/drip" => Answer::Dripping,
         "/flood" => Answer::Endless,
-        "/redirect" => {
-            Answer::Status(302, "Location: http://169.254.169.254/latest/meta-data/".to_owned(), String::new())
-        }
+        "/redirect" => Answer::Status(
+            302,
+            "Location: http://169.254.169.254/latest/meta-data/".to_owned(),
+            String::new(),
+        ),
         _ => Answer::status(200),
     });
     drill.open_incidents(1, 1).await;
     let told = "SELECT count(*) FROM picket.notices WHERE channel = 'good' AND state = 'delivered'";
-    eventually(WAIT_TIMEOUT, "the good channel's message", async || match drill.stack.query_number(told).await {
-        1 => Ok(()),
-        found => Err(found),
+    eventually(WAIT_TIMEOUT, "the good channel's message", async || {
+        match drill.stack.query_number(told).await {
+            1 => Ok(()),
+            found => Err(found),
+        }
     })
     .await;
-    let ended = "SELECT count(DISTINCT notification_id) FROM picket.delivery_attempts WHERE ended_at IS NOT NULL";
-    eventually(WAIT_TIMEOUT, "an end of each attempt", async || match drill.stack.query_number(ended).await {
-        4 => Ok(()),
-        found => Err(found),
+    let ended =
+        "SELECT count(DISTINCT notification_id) FROM picket.delivery_attempts WHERE ended_at IS NOT NULL";
+    eventually(WAIT_TIMEOUT, "an end of each attempt", async || {
+        match drill.stack.query_number(ended).await {
+            4 => Ok(()),
+            found => Err(found),
+        }
     })
     .await;
     let outcomes: Vec<String> = sqlx::query_scalar(
@@ -115,7 +122,8 @@ async fn n7_a_receiver_that_drips_floods_or_redirects_is_given_up_in_time_and_ot
 }
 
 #[tokio::test]
-async fn a_body_that_the_receiver_refuses_is_failed_at_once_with_its_answer_and_a_gone_receiver_is_not_asked_again() {
+async fn a_body_that_the_receiver_refuses_is_failed_at_once_with_its_answer_and_a_gone_receiver_is_not_asked_again()
+ {
     let drill = Drill::start(1).await;
     drill.add_sites(2).await;
     drill.add_webhook("hook").await;

@@ -291,9 +291,11 @@ impl ChaosStack {
                  UPDATE picket.channel_lanes SET due_at = now()",
             )
             .await;
-        eventually(WAIT_TIMEOUT, "no notice that waits", async || match self.stack.query_number(waiting).await {
-            0 => Ok(()),
-            waiting => Err(waiting),
+        eventually(WAIT_TIMEOUT, "no notice that waits", async || {
+            match self.stack.query_number(waiting).await {
+                0 => Ok(()),
+                waiting => Err(waiting),
+            }
         })
         .await;
         let mut requests = BTreeMap::new();

@@ -121,7 +121,9 @@ impl Fault {
     /// Range of durations, in seconds.
     fn duration_range(self) -> RangeInclusive<u64> {
         match self {
-            Self::PauseCoordinator(_) | Self::EmptyRegion(_) | Self::CutRegion(_) | Self::FailReceiver => 3..=30,
+            Self::PauseCoordinator(_) | Self::EmptyRegion(_) | Self::CutRegion(_) | Self::FailReceiver => {
+                3..=30
+            }
             Self::PauseNotifier(_) => 3..=45,
             Self::PauseProber(..) | Self::PauseSink(_) | Self::StepClock(_) => 3..=25,
             Self::RestartPostgres | Self::KillPostgres | Self::RestartNats | Self::KillNats => 1..=15,
