@@ -10,7 +10,7 @@ use picket_store::lanes::{
 
 use crate::{
     attempt::{Attempt, AttemptOutcome},
-    decide::{CALM_TIME, Outgoing},
+    decide::{CALM_TIME, PlannedMessage},
     message::Verdict,
 };
 
@@ -52,7 +52,7 @@ const JITTER: f64 = 0.2;
 /// An attempt that has ended.
 pub(crate) struct EndedAttempt<'a> {
     /// What was to be told.
-    pub(crate) outgoing: &'a Outgoing<'a>,
+    pub(crate) outgoing: &'a PlannedMessage<'a>,
     /// The word for its purpose.
     pub(crate) purpose: &'static str,
     /// The channel.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    decide::{Outgoing, Told, payload_text},
+    decide::{PlannedItem, PlannedMessage, payload_text},
     message::{Counts, Item, Message, ProgramEvent, Purpose, Severity, Verdict},
     text::{describe_count, describe_item},
 };
@@ -36,12 +36,12 @@ pub(crate) struct Context {
 }
 
 /// The incidents that the message will show.
-pub(crate) fn list_shown_incidents(outgoing: &Outgoing<'_>) -> Vec<i64> {
+pub(crate) fn list_shown_incidents(outgoing: &PlannedMessage<'_>) -> Vec<i64> {
     order_told(outgoing).into_iter().take(SHOWN_ITEMS).filter_map(|told| told.notice.incident_id).collect()
 }
 
 /// Composes the message.
-pub(crate) fn compose(outgoing: &Outgoing<'_>, context: &Context) -> Message {
+pub(crate) fn compose(outgoing: &PlannedMessage<'_>, context: &Context) -> Message {
     let told = order_told(outgoing);
     let mut items: Vec<Item> = told.iter().map(|told| build_item(told, context)).collect();
     let is_digest = items.len() > SHOWN_ITEMS || outgoing.purpose == Purpose::Digest;
@@ -81,7 +81,7 @@ pub(crate) fn compose(outgoing: &Outgoing<'_>, context: &Context) -> Message {
 }
 
 /// What is worst comes first; of the same kind what was recorded first.
-fn order_told<'a, 'b>(outgoing: &'b Outgoing<'a>) -> Vec<&'b Told<'a>> {
+fn order_told<'a, 'b>(outgoing: &'b PlannedMessage<'a>) -> Vec<&'b PlannedItem<'a>> {
     let mut told: Vec<_> = outgoing.told.iter().collect();
     told.sort_by_key(|told| (told.verdict, told.notice.recorded_at, told.notice.transition_id));
     told
@@ -100,7 +100,7 @@ fn payload_number<T: TryFrom<i64>>(payload: &Value, field: &str) -> Option<T> {
     payload.get(field).and_then(Value::as_i64).and_then(|number| number.try_into().ok())
 }
 
-fn build_item(told: &Told<'_>, context: &Context) -> Item {
+fn build_item(told: &PlannedItem<'_>, context: &Context) -> Item {
     let payload = &told.notice.payload.0;
     let text = |field| payload_text(payload, field).map(str::to_owned);
     let recorded = Timestamp::from(told.notice.recorded_at);
@@ -308,7 +308,7 @@ pub(crate) fn compose_repetition(event: &FiringEvent, context: &Context) -> Mess
 }
 
 /// The event for programs: its payload with what is known only now.
-fn build_event(told: &Told<'_>, context: &Context) -> ProgramEvent {
+fn build_event(told: &PlannedItem<'_>, context: &Context) -> ProgramEvent {
     let notice = told.notice;
     let mut data = notice.payload.0.clone();
     let details = notice.incident_id.and_then(|id| context.details.get(&id));
@@ -354,15 +354,15 @@ mod tests {
         }
     }
 
-    fn outgoing(notices: &[LaneNotice], is_single: bool) -> Outgoing<'_> {
-        let tell = |notice| Told {
+    fn outgoing(notices: &[LaneNotice], is_single: bool) -> PlannedMessage<'_> {
+        let tell = |notice| PlannedItem {
             verdict: Verdict::Down,
             notice,
             keys: vec![notice.key()],
             note: None,
             attempted: None,
         };
-        Outgoing {
+        PlannedMessage {
             id: Uuid::nil(),
             purpose: Purpose::Alert,
             group_key: None,

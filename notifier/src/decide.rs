@@ -29,14 +29,14 @@ pub(crate) struct Decision<'a> {
     /// Notices that end untold, and notices that wait longer.
     pub(crate) changes: Vec<NoticeChange>,
     /// The message to send now.
-    pub(crate) message: Option<Outgoing<'a>>,
+    pub(crate) message: Option<PlannedMessage<'a>>,
     /// New value of the storm: `Some(None)` ends it.
     pub(crate) storm: Option<Option<Storm>>,
 }
 
 /// A message to compose.
 #[derive(Debug)]
-pub(crate) struct Outgoing<'a> {
+pub(crate) struct PlannedMessage<'a> {
     /// Number: that of an earlier attempt, or a new one.
     pub(crate) id: Uuid,
     /// What it is for.
@@ -44,7 +44,7 @@ pub(crate) struct Outgoing<'a> {
     /// Group of its notices.
     pub(crate) group_key: Option<String>,
     /// What it tells, in order of recording.
-    pub(crate) told: Vec<Told<'a>>,
+    pub(crate) told: Vec<PlannedItem<'a>>,
     /// Sentences above the items.
     pub(crate) notes: Vec<String>,
     /// True for a message about one event to programs.
@@ -55,7 +55,7 @@ pub(crate) struct Outgoing<'a> {
 
 /// A site, region or channel of which a message tells.
 #[derive(Clone, Debug)]
-pub(crate) struct Told<'a> {
+pub(crate) struct PlannedItem<'a> {
     /// What is the case.
     pub(crate) verdict: Verdict,
     /// The notice whose event is shown.
@@ -78,7 +78,7 @@ pub(crate) fn decide(contents: &LaneContents) -> Decision<'_> {
             Fate::Wait(until, reason) => {
                 decision.changes.push(NoticeChange::wait(&notice.key(), until, reason))
             }
-            Fate::Tell(told) => match &notice.group_key {
+            Fate::Notify(told) => match &notice.group_key {
                 None => singles.push(told),
                 Some(key) => groups.entry(key).or_default().push(told),
             },
@@ -93,13 +93,13 @@ pub(crate) fn decide(contents: &LaneContents) -> Decision<'_> {
     match decided {
         storm::StormDecision::Calm => {}
         storm::StormDecision::Hold { until, storm } => {
-            let notices = groups.into_values().flat_map(Group::into_told).flat_map(|told| told.keys);
+            let notices = groups.into_values().flat_map(Group::into_items).flat_map(|told| told.keys);
             decision.changes.extend(notices.map(|key| NoticeChange::wait(&key, until, Some("storm"))));
             decision.storm = storm;
             return decision;
         }
         storm::StormDecision::Send { notes, storm } => {
-            let told: Vec<_> = groups.into_values().flat_map(Group::into_told).collect();
+            let told: Vec<_> = groups.into_values().flat_map(Group::into_items).collect();
             let mut message = build_message(Purpose::Digest, None, told, contents);
             message.notes = notes;
             message.storm = storm;
@@ -108,7 +108,7 @@ pub(crate) fn decide(contents: &LaneContents) -> Decision<'_> {
         }
     }
     if let Some(notes) = storm::describe_gap(&groups, contents) {
-        let told: Vec<_> = groups.into_values().flat_map(Group::into_told).collect();
+        let told: Vec<_> = groups.into_values().flat_map(Group::into_items).collect();
         let mut message = build_message(Purpose::Digest, None, told, contents);
         message.notes = notes;
         decision.message = Some(message);
@@ -119,7 +119,7 @@ pub(crate) fn decide(contents: &LaneContents) -> Decision<'_> {
 }
 
 /// The oldest event for programs, unless an earlier one about the same subject waits.
-fn choose_single<'a>(singles: Vec<Told<'a>>, contents: &LaneContents) -> Option<Outgoing<'a>> {
+fn choose_single<'a>(singles: Vec<PlannedItem<'a>>, contents: &LaneContents) -> Option<PlannedMessage<'a>> {
     let mut seen = BTreeSet::new();
     for told in singles {
         // Every waiting notice of a subject counts, also one that is not due yet.
@@ -176,16 +176,16 @@ fn choose_group<'a>(
 fn build_message<'a>(
     purpose: Purpose,
     group_key: Option<String>,
-    told: Vec<Told<'a>>,
+    told: Vec<PlannedItem<'a>>,
     contents: &LaneContents,
-) -> Outgoing<'a> {
+) -> PlannedMessage<'a> {
     let attempted = told.iter().filter_map(|told| told.attempted);
     let id = attempted
         .map(|(id, _)| id)
         .filter(|id| contents.messages.contains_key(id))
         .min()
         .unwrap_or_else(Uuid::now_v7);
-    Outgoing { id, purpose, group_key, told, notes: Vec::new(), is_single: false, storm: None }
+    PlannedMessage { id, purpose, group_key, told, notes: Vec::new(), is_single: false, storm: None }
 }
 
 /// The event's payload as a text field.

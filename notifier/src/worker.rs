@@ -25,7 +25,7 @@ use crate::{
     attempt::{Attempt, AttemptOutcome},
     channel::ChannelSettings,
     compose::{Context, compose, list_shown_incidents},
-    decide::{Decision, Outgoing, decide},
+    decide::{Decision, PlannedMessage, decide},
     message::{Item, Message, ProgramEvent, Purpose, Severity, Verdict},
     metrics::{ChannelLabel, Metrics, OutcomeLabels, ReasonLabel},
     sender::Sender,
@@ -96,7 +96,7 @@ impl Worker {
         let (kind, settings) = &usable;
         if let Some(test) = find_test(&contents) {
             let message = build_test_message(test, &contents, *kind);
-            let outgoing = Outgoing {
+            let outgoing = PlannedMessage {
                 id: test,
                 purpose: Purpose::Test,
                 group_key: None,
@@ -178,7 +178,7 @@ impl Worker {
         &self,
         lane: &Lane,
         contents: &LaneContents,
-        outgoing: &Outgoing<'_>,
+        outgoing: &PlannedMessage<'_>,
     ) -> Result<Message, picket_store::Error> {
         let incidents = list_shown_incidents(outgoing);
         let details = match incidents.is_empty() {
@@ -217,7 +217,7 @@ impl Worker {
         contents: &LaneContents,
         kind: ChannelKind,
         settings: &ChannelSettings,
-        outgoing: &Outgoing<'_>,
+        outgoing: &PlannedMessage<'_>,
         message: Message,
         changes: Vec<NoticeChange>,
     ) -> Result<Progress, picket_store::Error> {
@@ -286,7 +286,7 @@ impl Worker {
         &self,
         lane: &Lane,
         kind: ChannelKind,
-        outgoing: &Outgoing<'_>,
+        outgoing: &PlannedMessage<'_>,
         attempt: &Attempt,
         end: &LaneWork,
         now: Timestamp,

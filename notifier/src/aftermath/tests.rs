@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{EndedAttempt, follow_attempt};
 use crate::{
     attempt::{Attempt, AttemptOutcome},
-    decide::{Outgoing, Told},
+    decide::{PlannedItem, PlannedMessage},
     message::{Purpose, Verdict},
     samples::notice,
 };
@@ -44,14 +44,14 @@ fn follow(
 ) -> LaneWork {
     let mut notice = notice();
     notice.group_key = (kind == ChannelKind::Slack).then(|| "route all".to_owned());
-    let told = Told {
+    let told = PlannedItem {
         verdict: Verdict::Down,
         keys: vec![notice.key()],
         notice: &notice,
         note: None,
         attempted: None,
     };
-    let outgoing = Outgoing {
+    let outgoing = PlannedMessage {
         id: Uuid::now_v7(),
         purpose: Purpose::Alert,
         group_key: notice.group_key.clone(),

@@ -72,7 +72,7 @@ pub(super) fn decide_storm(
     contents: &LaneContents,
 ) -> StormDecision {
     let now = contents.now;
-    let told = || groups.values().flat_map(Group::told);
+    let told = || groups.values().flat_map(Group::items);
     let fresh = told().filter(|told| is_fresh_beginning(told)).count();
     // An attempt of a digest that failed is repeated at its time, whatever has come since.
     let retry_at = find_retry(told()).filter(|at| *at > now);
@@ -129,7 +129,7 @@ pub(super) fn describe_gap(
     groups: &BTreeMap<&str, Group<'_>>,
     contents: &LaneContents,
 ) -> Option<Vec<String>> {
-    let told = || groups.values().flat_map(Group::told);
+    let told = || groups.values().flat_map(Group::items);
     let (from, to) = contents.gaps.iter().copied().find(|(from, to)| {
         told().any(|told| {
             let recorded = Timestamp::from(told.notice.recorded_at);

@@ -8,7 +8,7 @@ use serde_json::json;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use super::{Decision, Outgoing, Storm, decide};
+use super::{Decision, PlannedMessage, Storm, decide};
 use crate::{
     message::{Purpose, Verdict},
     samples,
@@ -81,7 +81,7 @@ fn contents(now: i64, notices: Vec<LaneNotice>) -> LaneContents {
     contents
 }
 
-fn verdicts(message: &Outgoing<'_>) -> Vec<(Verdict, i64)> {
+fn verdicts(message: &PlannedMessage<'_>) -> Vec<(Verdict, i64)> {
     message.told.iter().map(|told| (told.verdict, told.notice.site_id.unwrap_or(0))).collect()
 }
 
@@ -168,7 +168,7 @@ fn the_last_end_of_a_group_is_told_at_once_and_another_after_the_wait() {
 }
 
 #[test]
-fn an_end_whose_beginning_was_not_told_is_not_told_and_one_whose_beginning_failed_was_down() {
+fn the_end_of_an_untold_beginning_is_not_told_and_that_of_a_failed_one_says_was_down() {
     let begun = LaneNotice { begun_reason: Some("silenced".to_owned()), ..closed(1, 0, 100, "suppressed") };
     let lane = contents(200, vec![begun, closed(2, 0, 100, "failed")]);
     let decision = decide(&lane);
@@ -273,7 +273,7 @@ fn a_storm_that_does_not_grow_says_nothing_until_it_is_over() {
 }
 
 #[test]
-fn what_happened_while_no_notifier_ran_is_told_in_one_message() {
+fn incidents_during_a_time_without_notifiers_are_told_in_one_message() {
     let mut lane = contents(
         2_000,
         vec![
@@ -313,7 +313,7 @@ fn programs_are_told_each_event_of_a_subject_in_order() {
 }
 
 #[test]
-fn a_group_whose_attempt_failed_waits_for_the_next_one_as_a_whole() {
+fn a_group_waits_as_a_whole_for_the_next_attempt_after_a_failed_one() {
     let id = Uuid::now_v7();
     let mut attempted = opened(1, 0);
     attempted.notification_id = Some(id);

@@ -88,7 +88,7 @@ async fn n12_a_silence_holds_messages_back_and_what_is_down_at_its_end_is_told_o
 }
 
 #[tokio::test]
-async fn n12_escalation_tells_another_channel_at_its_time_unless_somebody_acknowledged() {
+async fn n12_escalation_tells_another_channel_at_its_time_unless_the_incident_is_acknowledged() {
     let drill = Drill::start(1).await;
     drill.add_sites(2).await;
     drill.add_ntfy("ops").await;

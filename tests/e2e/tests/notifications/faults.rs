@@ -135,7 +135,7 @@ async fn n8_events_that_are_purged_deleted_or_never_arrive_are_told_from_the_dat
 }
 
 #[tokio::test]
-async fn n8_notifiers_tell_what_they_could_not_while_nats_or_postgres_were_away() {
+async fn n8_notifiers_tell_later_of_incidents_while_nats_or_postgres_were_away() {
     let mut postgres = servers::start_postgres().await;
     let url = postgres.create_database().await;
     let stack = picket_e2e::Stack::start_on(&["eu", "us"], url).await;
@@ -174,7 +174,7 @@ async fn n8_notifiers_tell_what_they_could_not_while_nats_or_postgres_were_away(
 }
 
 #[tokio::test]
-async fn n9_what_happened_while_no_notifier_ran_is_one_message() {
+async fn n9_incidents_during_a_time_without_notifiers_are_one_message() {
     let mut drill = Drill::start(1).await;
     drill.add_sites(60).await;
     drill.add_ntfy("phone").await;
@@ -209,7 +209,7 @@ async fn n9_what_happened_while_no_notifier_ran_is_one_message() {
 }
 
 #[tokio::test]
-async fn n13_two_notifiers_whose_clocks_are_ten_minutes_apart_tell_everything_once() {
+async fn n13_two_notifiers_with_clocks_ten_minutes_apart_tell_everything_once() {
     let library = clock_skew::build_library(&servers::scratch_dir("skew"));
     let mut drill = Drill::start(0).await;
     drill.add_sites(40).await;
