@@ -26,6 +26,7 @@ CREATE TABLE picket.transitions (
 CREATE INDEX transitions_unplanned ON picket.transitions (transition_id) WHERE planned_at IS NULL;
 CREATE INDEX transitions_subject ON picket.transitions (subject);
 CREATE INDEX transitions_incident ON picket.transitions (incident_id) WHERE incident_id IS NOT NULL;
+CREATE INDEX transitions_site ON picket.transitions (site_id, recorded_at) WHERE site_id IS NOT NULL;
 CREATE INDEX transitions_recorded_at ON picket.transitions (recorded_at);
 
 CREATE FUNCTION picket.text_array(list jsonb) RETURNS text[]
@@ -524,6 +525,14 @@ BEGIN
             PERFORM picket.set_channel_failing(of_channel, (change ->> 'is_failing')::boolean, change ->> 'error');
         END IF;
     END IF;
+
+    -- What other messages were to tell has been told or is suppressed.
+    UPDATE picket.notifications AS left_over
+    SET state = 'superseded', reason = 'nothing left to say', ended_at = clock_timestamp()
+    WHERE left_over.channel = of_channel AND left_over.lane = of_lane AND left_over.state = 'waiting' AND left_over.purpose <> 'test'
+      AND left_over.notification_id IS DISTINCT FROM (message ->> 'id')::uuid
+      AND NOT EXISTS (SELECT FROM picket.notices AS notice
+                      WHERE notice.notification_id = left_over.notification_id AND notice.state = 'waiting');
     RETURN true;
 END $$;
 COMMENT ON FUNCTION picket.write_lane_work IS
@@ -597,3 +606,127 @@ BEGIN
     RETURN true;
 END $$;
 COMMENT ON FUNCTION picket.release_lane IS 'Ends the lease of a lane and computes when there is something to do next';
+
+-- Takes the turn to request a watchdog, or to repeat to an Alertmanager what is firing; false if another
+-- notifier has taken it, or it is not due.
+CREATE FUNCTION picket.take_ping(of_channel text, interval_ms integer) RETURNS boolean
+    LANGUAGE sql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+        WITH taken AS (
+            UPDATE picket.channel_states AS state
+            SET next_ping_at = clock_timestamp() + interval_ms * interval '1 millisecond'
+            WHERE state.channel = of_channel AND state.next_ping_at <= clock_timestamp()
+            RETURNING 1
+        )
+        SELECT EXISTS (SELECT FROM taken)
+    $$;
+COMMENT ON FUNCTION picket.take_ping IS 'Takes the turn for a regular request of a channel';
+
+-- Records events of certificates that end within 30, 14, 7, 3 and 1 days, each once; returns their
+-- number. A certificate that was renewed has another end, and so events of its own.
+CREATE FUNCTION picket.record_certificate_events() RETURNS integer
+    LANGUAGE sql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+        WITH ending AS (
+            SELECT certificate.site_id, min(certificate.expires_at) AS expires_at
+            FROM picket.certificates AS certificate
+            JOIN picket.sites AS site ON site.id = certificate.site_id AND site.enabled
+            WHERE certificate.expires_at < now() + interval '30 days' AND certificate.expires_at > now() - interval '1 day'
+              AND certificate.seen_at > now() - interval '2 days'
+            GROUP BY certificate.site_id
+        ),
+        due AS (
+            SELECT ending.*, (SELECT min(days) FROM unnest('{30,14,7,3,1}'::integer[]) AS days
+                              WHERE ending.expires_at < now() + days * interval '1 day') AS days
+            FROM ending
+        ),
+        identified AS (
+            SELECT due.*, format('certificate.%s.%s.%s.expiring', site_id, picket.micros(expires_at) / 1000, days) AS id FROM due
+        ),
+        recorded AS (
+            INSERT INTO picket.outbox (event_id, subject, payload)
+            SELECT identified.id, 'picket.event.certificate.expiring', jsonb_build_object(
+                'v', 1, 'id', identified.id, 'event', 'certificate.expiring', 'site_id', identified.site_id, 'site', known.site, 'url', known.url,
+                'tags', known.tags, 'expires_at', picket.wire_time(expires_at), 'days', days,
+                'at', picket.wire_time(clock_timestamp()),
+                'message', format('the certificate ends within %s %s, on %s UTC', days, CASE days WHEN 1 THEN 'day' ELSE 'days' END,
+                                  to_char(expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI')))
+            FROM identified JOIN picket.known_sites AS known ON known.id = identified.site_id
+            WHERE NOT EXISTS (SELECT FROM picket.transitions AS earlier WHERE earlier.event_id = identified.id)
+              -- Two notifiers at once: the row of the lock is held until the end of the transaction.
+              AND picket.try_lock('notices')
+            RETURNING 1
+        )
+        SELECT count(*)::integer FROM recorded
+    $$;
+COMMENT ON FUNCTION picket.record_certificate_events IS 'Records events of certificates that end soon, each once';
+
+-- Whether the whole chain works, as words; null if it does. For watchdogs.
+CREATE FUNCTION picket.chain_problem() RETURNS text
+    LANGUAGE sql STABLE
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT CASE
+            WHEN (SELECT min(accounted_through) FROM picket.leases
+                  WHERE EXISTS (SELECT FROM picket.schedules WHERE valid_to IS NULL)) < now() - interval '5 minutes' - (SELECT ledger_grace FROM picket.settings)
+                THEN 'the ledger of checks has not been closed for more than 5 minutes'
+            WHEN (SELECT min(created_at) FROM picket.outbox) < now() - interval '60 seconds'
+                THEN 'events have waited for more than a minute to be published'
+            WHEN EXISTS (SELECT FROM picket.transitions WHERE planned_at IS NULL AND recorded_at < now() - interval '60 seconds')
+                THEN 'events have waited for more than a minute for notifications'
+            WHEN EXISTS (SELECT FROM picket.channels AS channel JOIN picket.channel_states AS state ON state.channel = channel.name
+                         WHERE channel.enabled AND channel.kind <> 'watchdog')
+             AND NOT EXISTS (SELECT FROM picket.channels AS channel JOIN picket.channel_states AS state ON state.channel = channel.name
+                             WHERE channel.enabled AND channel.kind <> 'watchdog' AND NOT state.is_failing)
+                THEN 'no channel delivers'
+        END
+    $$;
+COMMENT ON FUNCTION picket.chain_problem IS 'What keeps the whole chain from working; null if it works';
+
+-- Records an event if checks of the last hour that is rolled up are unaccounted for, once an hour;
+-- returns whether it did. The sums of rollups are compared first, which is cheap; only the ledger
+-- itself decides.
+CREATE FUNCTION picket.record_ledger_event() RETURNS boolean
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    upto CONSTANT timestamptz := (SELECT rolled_through FROM picket.rollup_state);
+    since CONSTANT timestamptz := upto - interval '1 hour';
+    event_id CONSTANT text := format('ledger.%s.unaccounted', picket.micros(since) / 1000);
+    missing bigint;
+    sites bigint;
+BEGIN
+    IF upto IS NULL OR NOT isfinite(upto) OR EXISTS (SELECT FROM picket.rollups_dirty WHERE hour = since)
+       OR EXISTS (SELECT FROM picket.transitions AS earlier WHERE earlier.event_id = record_ledger_event.event_id)
+       OR NOT picket.try_lock('notices') THEN
+        RETURN false;
+    END IF;
+    SELECT coalesce(sum(picket.tick_count(interval_ms, phase_ms, greatest(valid_from, since - interval '1 microsecond'),
+                                          least(valid_to, upto - interval '1 microsecond'))), 0)
+           - (SELECT coalesce(sum(up + down + missed + gap), 0) FROM picket.rollups_hourly WHERE hour = since)
+    INTO missing
+    FROM picket.schedules WHERE valid_from < upto AND (valid_to IS NULL OR valid_to >= since);
+    IF missing = 0 THEN
+        RETURN false;
+    END IF;
+    SELECT sum(unaccounted), count(*) INTO missing, sites
+    FROM report.ledger(since - interval '1 microsecond', upto - interval '1 microsecond') WHERE unaccounted <> 0;
+    IF coalesce(missing, 0) = 0 THEN
+        RETURN false;
+    END IF;
+    INSERT INTO picket.outbox (event_id, subject, payload) VALUES (
+        event_id, 'picket.event.ledger.unaccounted', jsonb_build_object(
+            'v', 1, 'id', event_id, 'event', 'ledger.unaccounted', 'from', picket.wire_time(since), 'to', picket.wire_time(upto),
+            'at', picket.wire_time(clock_timestamp()), 'unaccounted', missing,
+            'message', format('%s checks of %s sites and regions are unaccounted for in the hour from %s UTC', missing, sites,
+                              to_char(since AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI'))));
+    RETURN true;
+END $$;
+COMMENT ON FUNCTION picket.record_ledger_event IS 'Records an event if checks of the last hour are unaccounted for';

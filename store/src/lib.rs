@@ -20,6 +20,7 @@ pub mod housekeeping;
 pub mod incident_pages;
 pub mod incident_rules;
 pub mod incidents;
+pub mod lanes;
 pub mod leases;
 pub mod ledger;
 pub mod live_feed;

@@ -1,0 +1,254 @@
+//! What becomes of each notice, whatever else is told.
+
+use std::{collections::HashMap, time::Duration};
+
+use picket_proto::Timestamp;
+use picket_store::lanes::{LaneContents, LaneNotice, NoticeStep};
+
+use super::{PlannedItem, payload_text};
+use picket_proto::duration::describe_duration;
+
+use crate::message::Verdict;
+
+/// Openings of a site within an hour that make it flapping.
+const FLAPPING_OPENINGS: i64 = 3;
+/// Time without a change after which a flapping site is steady.
+pub(crate) const CALM_TIME: Duration = Duration::from_secs(30 * 60);
+/// Age of a closed incident beyond which people are not told any more.
+const STALE_TIME: Duration = Duration::from_secs(60 * 60);
+/// Time until a notice whose beginning is not among those read is looked at again.
+const RETRY_TIME: Duration = Duration::from_secs(5);
+/// Time until a route without active hours in the coming week is looked at again.
+const INACTIVE_TIME: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What becomes of a notice.
+#[derive(Clone, Debug)]
+pub(super) enum Fate<'a> {
+    /// It is told as soon as its group is ready.
+    Notify(PlannedItem<'a>),
+    /// It ends untold.
+    Suppress(&'static str),
+    /// It waits until then; for what, if not for its time.
+    Wait(Timestamp, Option<&'static str>),
+}
+
+/// The fate of each notice of a lane, in order of recording. A notice that is told together with
+/// another has no entry.
+pub(super) fn decide_fates(contents: &LaneContents) -> Vec<(&LaneNotice, Fate<'_>)> {
+    let mut fates: Vec<(&LaneNotice, Fate<'_>)> = Vec::with_capacity(contents.notices.len());
+    // Places of beginnings that wait here, by subject.
+    let mut begun: HashMap<&str, usize> = HashMap::new();
+    for notice in &contents.notices {
+        let fate = if !contents.channel.enabled {
+            Fate::Suppress("channel_paused")
+        } else {
+            match (notice.step, notice.is_end) {
+                (NoticeStep::Event, false) => decide_beginning(notice, contents.now),
+                (NoticeStep::Event, true) => {
+                    match begun.get(notice.subject.as_str()).map(|place| &mut fates[*place].1) {
+                        // One line tells both.
+                        Some(Fate::Notify(told)) if told.verdict == Verdict::WasDown => {
+                            told.notice = notice;
+                            told.attempted = told
+                                .attempted
+                                .or_else(|| notice.notification_id.map(|id| (id, notice.due_at.into())));
+                            told.keys.push(notice.key());
+                            continue;
+                        }
+                        Some(Fate::Suppress(reason)) => Fate::Suppress(reason),
+                        // Programs are told of the beginning first.
+                        Some(Fate::Notify(_)) => plan_item(notice, Verdict::of_end(notice)),
+                        Some(Fate::Wait(until, reason)) => Fate::Wait(*until, *reason),
+                        None => decide_end(notice, contents.now),
+                    }
+                }
+                (NoticeStep::Reminder | NoticeStep::Escalation, _) => decide_later(notice, contents.now),
+                (NoticeStep::Calm, _) => decide_calm(notice, contents.now),
+            }
+        };
+        if notice.step == NoticeStep::Event && !notice.is_end {
+            begun.insert(&notice.subject, fates.len());
+        }
+        fates.push((notice, fate));
+    }
+    fates
+}
+
+fn is_for_people(notice: &LaneNotice) -> bool {
+    notice.group_key.is_some()
+}
+
+fn plan_item(notice: &LaneNotice, verdict: Verdict) -> Fate<'_> {
+    plan_item_with_note(notice, verdict, None)
+}
+
+fn plan_item_with_note(notice: &LaneNotice, verdict: Verdict, note: Option<String>) -> Fate<'_> {
+    let attempted = notice.notification_id.map(|id| (id, Timestamp::from(notice.due_at)));
+    Fate::Notify(PlannedItem { verdict, notice, keys: vec![notice.key()], note, attempted })
+}
+
+/// The wait for silence or for the route's hours; `None` if it may be told now.
+fn find_quiet(notice: &LaneNotice, now: Timestamp) -> Option<(Timestamp, &'static str)> {
+    if let Some(until) = notice.silenced_until {
+        return Some((until.into(), "silenced"));
+    }
+    match notice.active_from.map(Timestamp::from) {
+        Some(from) if from <= now => None,
+        Some(from) => Some((from, "outside_hours")),
+        None => Some((now.saturating_add(INACTIVE_TIME), "outside_hours")),
+    }
+}
+
+fn decide_beginning(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
+    let recorded = Timestamp::from(notice.recorded_at);
+    let held = notice.reason.as_deref();
+    if let Some(ended) = notice.other_recorded_at.map(Timestamp::from) {
+        let lasted = ended.saturating_duration_since(recorded);
+        let wait = if is_for_people(notice) { wait_time(notice) } else { Duration::ZERO };
+        return match held {
+            Some("silenced") => Fate::Suppress("silenced"),
+            Some("outside_hours") => Fate::Suppress("outside_hours"),
+            _ if notice.silenced_until.is_some() => Fate::Suppress("silenced"),
+            // An attempt may have reached the receiver.
+            _ if notice.notification_id.is_none() && lasted < delay_time(notice) + wait => {
+                Fate::Suppress("brief")
+            }
+            _ if !is_for_people(notice) => plan_item(notice, Verdict::of_beginning(notice)),
+            _ if is_flapping(notice) => Fate::Suppress("flapping"),
+            _ if now.saturating_duration_since(ended) > STALE_TIME => Fate::Suppress("stale"),
+            _ => plan_item(notice, Verdict::WasDown),
+        };
+    }
+    if let Some((until, reason)) = find_quiet(notice, now) {
+        return Fate::Wait(until, Some(reason));
+    }
+    if is_for_people(notice) && notice.event == "incident.opened" {
+        if notice.is_flapping {
+            return Fate::Suppress("flapping");
+        }
+        if notice.recent_openings >= FLAPPING_OPENINGS {
+            let note = format!(
+                "{} times within an hour: no single change is told until it has been steady for {}",
+                notice.recent_openings,
+                describe_duration(CALM_TIME)
+            );
+            return plan_item_with_note(notice, Verdict::Flapping, Some(note));
+        }
+    }
+    let note = match held {
+        Some("silenced") => Some("silenced until now".to_owned()),
+        Some("outside_hours") => Some("held back until the hours of the route".to_owned()),
+        _ => None,
+    };
+    plan_item_with_note(notice, Verdict::of_beginning(notice), note)
+}
+
+fn is_flapping(notice: &LaneNotice) -> bool {
+    notice.is_flapping || notice.recent_openings > FLAPPING_OPENINGS
+}
+
+fn decide_end(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
+    match notice.begun_state.as_deref() {
+        Some("suppressed") => Fate::Suppress(known_reason(notice.begun_reason.as_deref())),
+        Some("waiting") => Fate::Wait(now.saturating_add(RETRY_TIME), None),
+        state => {
+            if let Some((until, reason)) = find_quiet(notice, now) {
+                return Fate::Wait(until, Some(reason));
+            }
+            if is_for_people(notice) && notice.is_flapping {
+                return Fate::Suppress("flapping");
+            }
+            match state {
+                Some("failed") if is_for_people(notice) => plan_item(notice, Verdict::WasDown),
+                _ => plan_item(notice, Verdict::of_end(notice)),
+            }
+        }
+    }
+}
+
+/// The same reason with the lifetime of a constant.
+fn known_reason(reason: Option<&str>) -> &'static str {
+    const REASONS: [&str; 7] =
+        ["brief", "silenced", "flapping", "stale", "outside_hours", "channel_paused", "closed_not_sent"];
+    REASONS.into_iter().find(|known| Some(*known) == reason).unwrap_or("beginning_not_told")
+}
+
+/// A reminder or a step of escalation.
+fn decide_later(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
+    if notice.other_recorded_at.is_some() {
+        return Fate::Suppress("closed");
+    }
+    if notice.is_acknowledged {
+        return Fate::Suppress("acknowledged");
+    }
+    if Timestamp::from(notice.due_at) > now {
+        return Fate::Wait(notice.due_at.into(), None);
+    }
+    let is_reminder = notice.step == NoticeStep::Reminder;
+    match find_quiet(notice, now) {
+        Some((_, "silenced")) if !is_reminder => return Fate::Suppress("silenced"),
+        Some((until, reason)) => return Fate::Wait(until, Some(reason)),
+        None => {}
+    }
+    if is_reminder && notice.is_flapping {
+        return Fate::Suppress("flapping");
+    }
+    let lasting = describe_duration(now.saturating_duration_since(notice.recorded_at.into()));
+    let note = match is_reminder {
+        true => format!("still so after {lasting}"),
+        false => format!("nobody has acknowledged for {lasting}"),
+    };
+    plan_item_with_note(notice, Verdict::of_beginning(notice), Some(note))
+}
+
+/// A site that was flapping: told once it has not changed for a time.
+fn decide_calm(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
+    let changed = notice.site_changed_at.map_or(notice.recorded_at, |at| at);
+    let calm = Timestamp::from(changed).saturating_add(CALM_TIME);
+    if calm > now {
+        return Fate::Wait(calm, None);
+    }
+    if let Some((until, reason)) = find_quiet(notice, now) {
+        return Fate::Wait(until, Some(reason));
+    }
+    let verdict = if notice.is_site_down { Verdict::Down } else { Verdict::Up };
+    let note = format!("steady for {} after it went down and up often", describe_duration(CALM_TIME));
+    plan_item_with_note(notice, verdict, Some(note))
+}
+
+/// Wait of the route to collect further beginnings.
+pub(super) fn wait_time(notice: &LaneNotice) -> Duration {
+    const DEFAULT_WAIT_MS: i32 = 10_000;
+    let millis = notice.wait_ms.unwrap_or(DEFAULT_WAIT_MS);
+    Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+}
+
+/// Time for which it must last to be told.
+pub(super) fn delay_time(notice: &LaneNotice) -> Duration {
+    Duration::from_millis(u64::try_from(notice.delay_ms).unwrap_or(0))
+}
+
+impl Verdict {
+    /// The verdict of an event that begins something.
+    fn of_beginning(notice: &LaneNotice) -> Self {
+        match notice.event.split('.').next() {
+            Some("warning" | "certificate") => Self::Warns,
+            Some("region") => Self::Silent,
+            Some("channel") => Self::Failing,
+            Some("ledger") => Self::Unaccounted,
+            _ => Self::Down,
+        }
+    }
+
+    /// The verdict of an event that ends something.
+    fn of_end(notice: &LaneNotice) -> Self {
+        let is_unwatched = notice.payload.get("unwatched").and_then(serde_json::Value::as_bool) == Some(true);
+        match payload_text(&notice.payload, "event").and_then(|event| event.split('.').next()) {
+            Some("warning") => Self::WarningOver,
+            Some("region") => Self::Back,
+            Some("channel") => Self::Working,
+            _ if is_unwatched => Self::Unwatched,
+            _ => Self::Up,
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! When the notices of a group become a message.
+
+use picket_proto::Timestamp;
+use picket_store::lanes::NoticeStep;
+
+use super::{
+    PlannedItem,
+    fate::{delay_time, wait_time},
+};
+
+/// A group waits at most this many times its wait while more arrives.
+const MAX_EXTENSION: u32 = 3;
+
+/// What is to be told to a channel in one message.
+#[derive(Debug, Default)]
+pub(super) struct Group<'a>(Vec<PlannedItem<'a>>);
+
+impl<'a> Group<'a> {
+    pub(super) fn push(&mut self, told: PlannedItem<'a>) {
+        self.0.push(told);
+    }
+
+    pub(super) fn items(&self) -> &[PlannedItem<'a>] {
+        &self.0
+    }
+
+    pub(super) fn into_items(self) -> Vec<PlannedItem<'a>> {
+        self.0
+    }
+
+    /// Time when the beginnings that are told for the first time are ready: after a wait from the
+    /// last of them, but at most three waits from the first.
+    pub(super) fn beginnings_ready_at(&self) -> Option<Timestamp> {
+        let fresh = || self.0.iter().filter(|told| is_fresh_beginning(told));
+        let at = |told: &PlannedItem<'_>| {
+            Timestamp::from(told.notice.recorded_at).saturating_add(delay_time(told.notice))
+        };
+        let (first, last) = (fresh().map(at).min()?, fresh().map(at).max()?);
+        let wait = fresh().map(|told| wait_time(told.notice)).max()?;
+        Some(last.saturating_add(wait).min(first.saturating_add(wait * MAX_EXTENSION)))
+    }
+
+    /// The part that is told now, and the rest with the times when it is.
+    ///
+    /// `open_told` is the number of open incidents of the group that the channel knows of: the end of
+    /// the last one is told at once, single ends after a wait.
+    pub(super) fn split_ready(
+        self,
+        open_told: i64,
+        now: Timestamp,
+    ) -> (Vec<PlannedItem<'a>>, Vec<(PlannedItem<'a>, Timestamp)>) {
+        // While an attempt waits for its time, the whole group does.
+        let retry_at = find_retry(&self.0).filter(|at| *at > now);
+        let beginnings = self.beginnings_ready_at();
+        let ends = || self.0.iter().filter(|told| is_end(told));
+        let ends_ready = ends().map(|told| told.notice.recorded_at).min().map(|first| {
+            let wait = ends().map(|told| wait_time(told.notice)).max().unwrap_or_default();
+            match open_told {
+                0 => now,
+                _ => Timestamp::from(first).saturating_add(wait),
+            }
+        });
+        let (mut ready, mut waiting) = (Vec::new(), Vec::new());
+        for told in self.0 {
+            let own = if is_end(&told) {
+                ends_ready
+            } else if is_fresh_beginning(&told) {
+                beginnings
+            } else {
+                None
+            };
+            match retry_at.or(own).filter(|at| *at > now) {
+                Some(at) => waiting.push((told, at)),
+                None => ready.push(told),
+            }
+        }
+        (ready, waiting)
+    }
+}
+
+fn is_end(told: &PlannedItem<'_>) -> bool {
+    told.notice.is_end && told.keys.len() == 1 && told.attempted.is_none()
+}
+
+/// A beginning of which the channel has not been told, not even by an attempt that failed.
+pub(super) fn is_fresh_beginning(told: &PlannedItem<'_>) -> bool {
+    told.notice.step == NoticeStep::Event && !is_end(told) && told.attempted.is_none()
+}
+
+/// Time of the next attempt of what has been attempted already.
+pub(super) fn find_retry<'a, 'b: 'a>(
+    told: impl IntoIterator<Item = &'a PlannedItem<'b>>,
+) -> Option<Timestamp> {
+    told.into_iter().filter_map(|told| told.attempted).map(|(_, at)| at).max()
+}

@@ -1,0 +1,155 @@
+//! Many sites at once: digests in place of single messages, and what is said after a time without
+//! notifiers.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use picket_proto::Timestamp;
+use picket_store::lanes::LaneContents;
+use serde::{Deserialize, Serialize};
+
+use super::group::{Group, find_retry, is_fresh_beginning};
+use crate::{message::Verdict, text::describe_count};
+
+/// Times of digests after the first, from the start of the storm.
+const DIGEST_TIMES: [Duration; 4] = [
+    Duration::from_secs(60),
+    Duration::from_secs(5 * 60),
+    Duration::from_secs(15 * 60),
+    Duration::from_secs(60 * 60),
+];
+
+/// A storm of a channel, as kept in its state.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Storm {
+    /// Time of the first digest.
+    pub(crate) started_at: Timestamp,
+    /// Number of digests that were due so far, sent or not.
+    pub(crate) stage: usize,
+    /// Time of the next digest.
+    pub(crate) next_at: Timestamp,
+}
+
+impl Storm {
+    /// The storm in progress.
+    pub(super) fn read(contents: &LaneContents) -> Option<Self> {
+        contents.channel.storm.as_ref().and_then(|storm| serde_json::from_value(storm.0.clone()).ok())
+    }
+
+    fn start(now: Timestamp) -> Self {
+        Self { started_at: now, stage: 0, next_at: now.saturating_add(DIGEST_TIMES[0]) }
+    }
+
+    /// The storm after a digest was due; `None` after the last one.
+    fn advance(&self, now: Timestamp) -> Option<Self> {
+        let stage = (self.stage + 1..DIGEST_TIMES.len())
+            .find(|stage| self.started_at.saturating_add(DIGEST_TIMES[*stage]) > now)?;
+        Some(Self { stage, next_at: self.started_at.saturating_add(DIGEST_TIMES[stage]), ..*self })
+    }
+}
+
+/// What a storm makes of the groups.
+#[derive(Debug)]
+pub(super) enum StormDecision {
+    /// There is none: each group is told by itself.
+    Calm,
+    /// Everything waits for the next digest.
+    Hold {
+        until: Timestamp,
+        /// New state, if it changes; `Some(None)` ends it.
+        storm: Option<Option<Storm>>,
+    },
+    /// One message tells all groups.
+    Send {
+        notes: Vec<String>,
+        /// State after it.
+        storm: Option<Option<Storm>>,
+    },
+}
+
+pub(super) fn decide_storm(
+    storm: Option<&Storm>,
+    groups: &BTreeMap<&str, Group<'_>>,
+    contents: &LaneContents,
+) -> StormDecision {
+    let now = contents.now;
+    let told = || groups.values().flat_map(Group::items);
+    let fresh = told().filter(|told| is_fresh_beginning(told)).count();
+    // An attempt of a digest that failed is repeated at its time, whatever has come since.
+    let retry_at = find_retry(told()).filter(|at| *at > now);
+    let Some(storm) = storm else {
+        let limit = told().map(|told| told.notice.storm_after).min().unwrap_or(i32::MAX);
+        let is_storm = i32::try_from(fresh).unwrap_or(i32::MAX) > limit;
+        let ready_at = groups.values().filter_map(Group::beginnings_ready_at).min();
+        return match (is_storm, ready_at, retry_at) {
+            (true, Some(at), None) if at <= now => {
+                StormDecision::Send { notes: Vec::new(), storm: Some(Some(Storm::start(now))) }
+            }
+            (true, Some(at), retry_at) => {
+                StormDecision::Hold { until: retry_at.unwrap_or(at).max(at), storm: None }
+            }
+            _ => StormDecision::Calm,
+        };
+    };
+    if let Some(until) = retry_at {
+        return StormDecision::Hold { until, storm: None };
+    }
+    let open = contents.open_told.values().sum::<i64>();
+    let untold = told().filter(|told| told.verdict == Verdict::Down).count();
+    if open == 0 && untold == 0 {
+        let notes = vec!["All of them are over.".to_owned()];
+        return match told().next() {
+            Some(_) => StormDecision::Send { notes, storm: Some(None) },
+            None => StormDecision::Hold { until: now, storm: Some(None) },
+        };
+    }
+    if now < storm.next_at {
+        return StormDecision::Hold { until: storm.next_at, storm: None };
+    }
+    let next = storm.advance(now);
+    match (fresh > 0, next) {
+        (true, next) => {
+            let notes = vec![format!("More since the last message: {}.", describe_count(fresh, "site"))];
+            StormDecision::Send { notes, storm: Some(next) }
+        }
+        (false, Some(next)) => StormDecision::Hold { until: next.next_at, storm: Some(Some(next)) },
+        // The last digest says what is left; from then on single messages tell of it.
+        (false, None) if told().next().is_some() => StormDecision::Send {
+            notes: vec![format!(
+                "The storm is over; still down: {}.",
+                describe_count(usize::try_from(open).unwrap_or(0), "site")
+            )],
+            storm: Some(None),
+        },
+        (false, None) => StormDecision::Hold { until: now, storm: Some(None) },
+    }
+}
+
+/// Sentences about a time without notifiers in which something began that is still to be told.
+pub(super) fn describe_gap(
+    groups: &BTreeMap<&str, Group<'_>>,
+    contents: &LaneContents,
+) -> Option<Vec<String>> {
+    let told = || groups.values().flat_map(Group::items);
+    let (from, to) = contents.gaps.iter().copied().find(|(from, to)| {
+        told().any(|told| {
+            let recorded = Timestamp::from(told.notice.recorded_at);
+            recorded >= *from && recorded <= *to && told.attempted.is_none()
+        })
+    })?;
+    let within = |at: Timestamp| at >= from && at <= to;
+    let beginnings =
+        contents.notices.iter().filter(|notice| !notice.is_end && within(notice.recorded_at.into()));
+    let over = beginnings.filter(|notice| notice.other_recorded_at.is_some()).count();
+    let down = told().filter(|told| told.verdict == Verdict::Down).count();
+    let clock = |at: Timestamp| at.to_string().get(11..16).unwrap_or_default().to_owned();
+    Some(vec![format!(
+        "While notifications were off ({} to {} UTC): {} opened and closed; {} down now.",
+        clock(from),
+        clock(to),
+        describe_count(over, "incident"),
+        match down {
+            1 => "1 site is".to_owned(),
+            more => format!("{more} sites are"),
+        },
+    )])
+}

@@ -1,0 +1,344 @@
+use std::{collections::BTreeMap, time::Duration};
+
+use picket_proto::Timestamp;
+use picket_store::lanes::{
+    LaneChannel, LaneContents, LaneNotice, NoticeChange, NoticeState, NoticeStep, WaitingMessage,
+};
+use serde_json::json;
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use super::{Decision, PlannedMessage, Storm, decide};
+use crate::{
+    message::{Purpose, Verdict},
+    samples,
+};
+
+/// Noon, in seconds.
+const NOON: i64 = 1_764_244_800;
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_millis((NOON + seconds) * 1_000)
+}
+
+fn opened(site: i64, seconds: i64) -> LaneNotice {
+    LaneNotice {
+        transition_id: site * 10,
+        due_at: at(seconds + 10).into(),
+        subject: format!("incident.{site}.1"),
+        incident_id: Some(site),
+        site_id: Some(site),
+        payload: Json(json!({"event": "incident.opened", "site": format!("site-{site}")})),
+        recorded_at: at(seconds).into(),
+        active_from: Some(at(-100_000).into()),
+        site_changed_at: Some(at(seconds).into()),
+        ..samples::notice()
+    }
+}
+
+/// The end of `opened(site, begun)`, whose notice is in the state `begun_state`.
+fn closed(site: i64, begun: i64, seconds: i64, begun_state: &str) -> LaneNotice {
+    LaneNotice {
+        transition_id: site * 10 + 1,
+        event: "incident.closed".to_owned(),
+        is_end: true,
+        due_at: at(seconds).into(),
+        payload: Json(
+            json!({"event": "incident.closed", "site": format!("site-{site}"), "unwatched": false}),
+        ),
+        recorded_at: at(seconds).into(),
+        other_recorded_at: Some(at(begun).into()),
+        begun_state: Some(begun_state.to_owned()),
+        is_site_down: false,
+        ..opened(site, begun)
+    }
+}
+
+fn ended(notice: LaneNotice, seconds: i64) -> LaneNotice {
+    LaneNotice { other_recorded_at: Some(at(seconds).into()), is_site_down: false, ..notice }
+}
+
+fn contents(now: i64, notices: Vec<LaneNotice>) -> LaneContents {
+    let mut contents = LaneContents {
+        now: at(now),
+        channel: LaneChannel {
+            name: "ops".to_owned(),
+            kind: "slack".to_owned(),
+            settings: Json(json!({})),
+            enabled: true,
+            pace_ms: None,
+            problem: None,
+            failing_since: None,
+            is_failing: false,
+            storm: None,
+        },
+        notices,
+        messages: BTreeMap::new(),
+        open_told: BTreeMap::new(),
+        gaps: Vec::new(),
+    };
+    contents.notices.sort_by_key(|notice| notice.transition_id);
+    contents
+}
+
+fn verdicts(message: &PlannedMessage<'_>) -> Vec<(Verdict, i64)> {
+    message.told.iter().map(|told| (told.verdict, told.notice.site_id.unwrap_or(0))).collect()
+}
+
+fn suppressed(decision: &Decision<'_>) -> Vec<&'static str> {
+    let ended = decision.changes.iter().filter(|change| change.state == Some(NoticeState::Suppressed));
+    ended.filter_map(|change| change.reason.flatten()).collect()
+}
+
+fn waits(decision: &Decision<'_>) -> Vec<(Option<&'static str>, i64)> {
+    let waiting = decision.changes.iter().filter(|change| change.state.is_none());
+    let seconds = |change: &NoticeChange| change.due_at.map_or(0, |due| due.as_millis() / 1_000 - NOON);
+    waiting.map(|change| (change.reason.flatten(), seconds(change))).collect()
+}
+
+#[test]
+fn openings_within_the_wait_share_a_message_and_the_wait_is_extended_to_three_times_at_most() {
+    let lane = contents(9, vec![opened(1, 0), opened(2, 8)]);
+    let decision = decide(&lane);
+    assert!(decision.message.is_none());
+    assert_eq!(waits(&decision), [(None, 18), (None, 18)]);
+
+    let lane = contents(18, vec![opened(1, 0), opened(2, 8)]);
+    let message = decide(&lane).message.unwrap();
+    assert_eq!(verdicts(&message), [(Verdict::Down, 1), (Verdict::Down, 2)]);
+    assert_eq!(message.purpose, Purpose::Alert);
+
+    let lane = contents(29, (0..8).map(|n| opened(n, n * 4)).collect());
+    assert_eq!(waits(&decide(&lane))[0], (None, 30));
+}
+
+#[test]
+fn an_incident_that_ends_within_the_wait_is_brief_and_one_that_ends_later_was_down() {
+    let lane = contents(20, vec![ended(opened(1, 0), 5), closed(1, 0, 5, "waiting")]);
+    let decision = decide(&lane);
+    assert_eq!(suppressed(&decision), ["brief", "brief"]);
+    assert!(decision.message.is_none());
+
+    let lane = contents(60, vec![ended(opened(1, 0), 40), closed(1, 0, 40, "waiting")]);
+    let message = decide(&lane).message.unwrap();
+    assert_eq!(verdicts(&message), [(Verdict::WasDown, 1)]);
+    assert_eq!(message.told[0].keys.len(), 2, "one line tells both");
+}
+
+#[test]
+fn an_incident_that_was_attempted_is_not_brief_since_the_receiver_may_know_of_it() {
+    let id = Uuid::now_v7();
+    let mut begun = ended(opened(1, 0), 5);
+    begun.notification_id = Some(id);
+    begun.wait_ms = Some(0);
+    begun.due_at = at(6).into();
+    let mut lane = contents(20, vec![begun, closed(1, 0, 5, "waiting")]);
+    lane.messages.insert(
+        id,
+        WaitingMessage {
+            notification_id: id,
+            purpose: "alert".to_owned(),
+            attempts: 1,
+            created_at: at(1).into(),
+            next_attempt_at: at(6).into(),
+            is_end_unknown: true,
+            receiver_ref: None,
+        },
+    );
+    let message = decide(&lane).message.unwrap();
+    assert_eq!(verdicts(&message), [(Verdict::WasDown, 1)]);
+    assert_eq!(message.id, id, "the number of the earlier attempt");
+}
+
+#[test]
+fn a_closed_incident_of_more_than_an_hour_ago_is_stale() {
+    let lane = contents(8_000, vec![ended(opened(1, 0), 100), closed(1, 0, 100, "waiting")]);
+    assert_eq!(suppressed(&decide(&lane)), ["stale", "stale"]);
+}
+
+#[test]
+fn the_last_end_of_a_group_is_told_at_once_and_another_after_the_wait() {
+    let mut lane = contents(101, vec![closed(1, 0, 100, "delivered")]);
+    assert_eq!(verdicts(&decide(&lane).message.unwrap()), [(Verdict::Up, 1)]);
+
+    lane.open_told.insert("route all".to_owned(), 1);
+    let decision = decide(&lane);
+    assert!(decision.message.is_none());
+    assert_eq!(waits(&decision), [(None, 110)]);
+}
+
+#[test]
+fn the_end_of_an_untold_beginning_is_not_told_and_that_of_a_failed_one_says_was_down() {
+    let begun = LaneNotice { begun_reason: Some("silenced".to_owned()), ..closed(1, 0, 100, "suppressed") };
+    let lane = contents(200, vec![begun, closed(2, 0, 100, "failed")]);
+    let decision = decide(&lane);
+    assert_eq!(suppressed(&decision), ["silenced"]);
+    assert_eq!(verdicts(&decision.message.unwrap()), [(Verdict::WasDown, 2)]);
+}
+
+#[test]
+fn a_silence_holds_back_what_is_down_and_forgets_what_ends_within_it() {
+    let silenced = |notice: LaneNotice| LaneNotice { silenced_until: Some(at(3_600).into()), ..notice };
+    let lane = contents(
+        60,
+        vec![
+            silenced(opened(1, 0)),
+            silenced(ended(opened(2, 0), 50)),
+            silenced(closed(2, 0, 50, "waiting")),
+        ],
+    );
+    let decision = decide(&lane);
+    assert_eq!(waits(&decision), [(Some("silenced"), 3_600)]);
+    assert_eq!(suppressed(&decision), ["silenced", "silenced"]);
+
+    let after = LaneNotice { reason: Some("silenced".to_owned()), ..opened(1, 0) };
+    let lane = contents(3_601, vec![after]);
+    let message = decide(&lane).message.unwrap();
+    assert_eq!(message.told[0].note.as_deref(), Some("silenced until now"));
+}
+
+#[test]
+fn outside_its_hours_a_route_waits_for_them() {
+    let lane = contents(60, vec![LaneNotice { active_from: Some(at(28_800).into()), ..opened(1, 0) }]);
+    assert_eq!(waits(&decide(&lane)), [(Some("outside_hours"), 28_800)]);
+}
+
+#[test]
+fn the_third_opening_within_an_hour_is_flapping_and_further_changes_are_not_told() {
+    let lane = contents(60, vec![LaneNotice { recent_openings: 3, ..opened(1, 0) }]);
+    assert_eq!(verdicts(&decide(&lane).message.unwrap()), [(Verdict::Flapping, 1)]);
+
+    let flapping = |notice: LaneNotice| LaneNotice { is_flapping: true, ..notice };
+    let lane = contents(60, vec![flapping(opened(1, 0)), flapping(closed(2, 0, 50, "delivered"))]);
+    assert_eq!(suppressed(&decide(&lane)), ["flapping", "flapping"]);
+}
+
+#[test]
+fn a_site_that_was_flapping_is_told_once_it_has_not_changed_for_half_an_hour() {
+    let calm = LaneNotice { step: NoticeStep::Calm, is_flapping: true, is_site_down: false, ..opened(1, 0) };
+    let changed = LaneNotice { site_changed_at: Some(at(900).into()), ..calm.clone() };
+    assert_eq!(waits(&decide(&contents(1_800, vec![changed]))), [(None, 900 + 1_800)]);
+
+    let lane = contents(1_800, vec![calm]);
+    assert_eq!(verdicts(&decide(&lane).message.unwrap()), [(Verdict::Up, 1)]);
+}
+
+#[test]
+fn a_reminder_ends_with_the_incident_or_an_acknowledgement_and_is_told_otherwise() {
+    let reminder =
+        LaneNotice { step: NoticeStep::Reminder, number: 1, due_at: at(3_600).into(), ..opened(1, 0) };
+    let acknowledged = LaneNotice { is_acknowledged: true, ..reminder.clone() };
+    let over = ended(LaneNotice { transition_id: 11, ..reminder.clone() }, 100);
+    let lane = contents(3_600, vec![acknowledged, over]);
+    assert_eq!(suppressed(&decide(&lane)), ["acknowledged", "closed"]);
+
+    let lane = contents(3_600, vec![reminder]);
+    let message = decide(&lane).message.unwrap();
+    assert_eq!(message.purpose, Purpose::Reminder);
+    assert_eq!(message.told[0].note.as_deref(), Some("still so after 1 h"));
+}
+
+#[test]
+fn more_than_storm_after_sites_at_once_become_one_digest_and_later_ones_wait_for_the_next() {
+    let lane = contents(30, (1..=21).map(|site| opened(site, 0)).collect());
+    let message = decide(&lane).message.unwrap();
+    assert_eq!((message.purpose, message.told.len()), (Purpose::Digest, 21));
+    let storm = message.storm.unwrap().unwrap();
+    assert_eq!(storm.next_at, at(30 + 60));
+
+    let mut lane = contents(40, vec![opened(30, 35)]);
+    lane.channel.storm = Some(Json(serde_json::to_value(&storm).unwrap()));
+    lane.open_told.insert("route all".to_owned(), 21);
+    assert_eq!(waits(&decide(&lane)), [(Some("storm"), 90)]);
+    lane.now = at(91);
+    let message = decide(&lane).message.unwrap();
+    assert_eq!(message.notes, ["More since the last message: 1 site."]);
+    assert_eq!(message.storm.unwrap().unwrap().next_at, at(30 + 300));
+}
+
+#[test]
+fn a_storm_that_does_not_grow_says_nothing_until_it_is_over() {
+    let storm = Storm { started_at: at(0), stage: 0, next_at: at(60) };
+    let mut lane = contents(61, vec![closed(1, -10, 20, "delivered")]);
+    lane.channel.storm = Some(Json(serde_json::to_value(&storm).unwrap()));
+    lane.open_told.insert("route all".to_owned(), 20);
+    let decision = decide(&lane);
+    assert!(decision.message.is_none());
+    assert_eq!(decision.storm.unwrap().unwrap().next_at, at(300));
+
+    lane.open_told.clear();
+    let message = decide(&lane).message.unwrap();
+    assert_eq!(message.notes, ["All of them are over."]);
+    assert_eq!(message.storm, Some(None), "the storm ends with it");
+}
+
+#[test]
+fn incidents_during_a_time_without_notifiers_are_told_in_one_message() {
+    let mut lane = contents(
+        2_000,
+        vec![
+            ended(opened(1, 100), 600),
+            closed(1, 100, 600, "waiting"),
+            LaneNotice { group_key: Some("route other".to_owned()), ..opened(2, 1_000) },
+        ],
+    );
+    lane.gaps.push((at(0), at(1_990)));
+    let message = decide(&lane).message.unwrap();
+    assert_eq!(verdicts(&message), [(Verdict::WasDown, 1), (Verdict::Down, 2)]);
+    assert_eq!(
+        message.notes,
+        [
+            "While notifications were off (12:00 to 12:33 UTC): 1 incident opened and closed; 1 site is down now."
+        ]
+    );
+}
+
+#[test]
+fn programs_are_told_each_event_of_a_subject_in_order() {
+    let single =
+        |notice: LaneNotice| LaneNotice { group_key: None, wait_ms: None, due_at: at(0).into(), ..notice };
+    let lane = contents(
+        1,
+        vec![single(ended(opened(1, 0), 1)), single(closed(1, 0, 1, "waiting")), single(opened(2, 0))],
+    );
+    let message = decide(&lane).message.unwrap();
+    assert!(message.is_single);
+    assert_eq!(verdicts(&message), [(Verdict::Down, 1)]);
+
+    // A retry in an hour holds its own subject back only.
+    let mut waiting = single(ended(opened(1, 0), 1));
+    waiting.due_at = at(3_600).into();
+    let lane = contents(2, vec![waiting, single(closed(1, 0, 1, "waiting")), single(opened(2, 0))]);
+    assert_eq!(verdicts(&decide(&lane).message.unwrap()), [(Verdict::Down, 2)]);
+}
+
+#[test]
+fn a_group_waits_as_a_whole_for_the_next_attempt_after_a_failed_one() {
+    let id = Uuid::now_v7();
+    let mut attempted = opened(1, 0);
+    attempted.notification_id = Some(id);
+    attempted.due_at = at(300).into();
+    let lane = contents(60, vec![attempted, opened(2, 30)]);
+    let decision = decide(&lane);
+    assert!(decision.message.is_none());
+    assert_eq!(waits(&decision), [(None, 300), (None, 300)]);
+    let lane = LaneContents { now: at(300), ..lane };
+    assert_eq!(decide(&lane).message.unwrap().told.len(), 2);
+}
+
+#[test]
+fn a_paused_channel_is_told_nothing() {
+    let mut lane = contents(60, vec![opened(1, 0)]);
+    lane.channel.enabled = false;
+    assert_eq!(suppressed(&decide(&lane)), ["channel_paused"]);
+}
+
+#[test]
+fn a_longer_delay_of_the_route_makes_longer_incidents_brief() {
+    let patient = |notice: LaneNotice| LaneNotice { delay_ms: 300_000, ..notice };
+    let lane = contents(400, vec![patient(ended(opened(1, 0), 200)), patient(closed(1, 0, 200, "waiting"))]);
+    assert_eq!(suppressed(&decide(&lane)), ["brief", "brief"]);
+    let lane = contents(100, vec![patient(opened(1, 0))]);
+    assert_eq!(waits(&decide(&lane)), [(None, 310)]);
+    assert_eq!(super::fate::CALM_TIME, Duration::from_secs(1_800));
+}
