@@ -261,7 +261,8 @@ BEGIN
         GRANT DELETE, INSERT (site_id, tag, all_sites, starts_at, ends_at, reason, created_by), UPDATE (ends_at, reason)
             ON picket.silences TO picket_api;
         GRANT INSERT (incident_id, acknowledged_by, note), DELETE ON picket.acknowledgements TO picket_api;
-        GRANT INSERT (notification_id, channel, lane, purpose) ON picket.notifications TO picket_api;
+        GRANT EXECUTE ON FUNCTION picket.catch_up, picket.retry_failed, picket.request_test, picket.cancel_test
+            TO picket_api;
     END IF;
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'picket_coordinator') THEN
         GRANT EXECUTE ON FUNCTION picket.prune_notifications TO picket_coordinator;
