@@ -224,11 +224,11 @@ BEGIN
         ORDER BY matched.transition_id, channel.name, step.number, matched.rank
     )
     INSERT INTO picket.notices (transition_id, channel, step, number, route, group_key, lane, due_at)
-    SELECT transition_id, channel, 'event', 0, route, group_key,
+    SELECT transition_id, channel, 'event'::picket.notice_step, 0::smallint, route, group_key,
            CASE WHEN group_key IS NULL THEN picket.lane_of(subject) ELSE 0 END, due_at
     FROM told
     UNION ALL
-    SELECT transition_id, channel, 'escalation', number, route,
+    SELECT transition_id, channel, 'escalation'::picket.notice_step, number::smallint, route,
            CASE WHEN NOT picket.is_for_programs(kind) THEN 'escalation ' || route END,
            CASE WHEN picket.is_for_programs(kind) THEN picket.lane_of(subject) ELSE 0 END, due_at
     FROM escalated
@@ -699,12 +699,12 @@ CREATE FUNCTION picket.record_ledger_event() RETURNS boolean
 DECLARE
     upto CONSTANT timestamptz := (SELECT rolled_through FROM picket.rollup_state);
     since CONSTANT timestamptz := upto - interval '1 hour';
-    event_id CONSTANT text := format('ledger.%s.unaccounted', picket.micros(since) / 1000);
+    new_id CONSTANT text := format('ledger.%s.unaccounted', picket.micros(since) / 1000);
     missing bigint;
     sites bigint;
 BEGIN
     IF upto IS NULL OR NOT isfinite(upto) OR EXISTS (SELECT FROM picket.rollups_dirty WHERE hour = since)
-       OR EXISTS (SELECT FROM picket.transitions AS earlier WHERE earlier.event_id = record_ledger_event.event_id)
+       OR EXISTS (SELECT FROM picket.transitions AS earlier WHERE earlier.event_id = new_id)
        OR NOT picket.try_lock('notices') THEN
         RETURN false;
     END IF;
@@ -722,8 +722,8 @@ BEGIN
         RETURN false;
     END IF;
     INSERT INTO picket.outbox (event_id, subject, payload) VALUES (
-        event_id, 'picket.event.ledger.unaccounted', jsonb_build_object(
-            'v', 1, 'id', event_id, 'event', 'ledger.unaccounted', 'from', picket.wire_time(since), 'to', picket.wire_time(upto),
+        new_id, 'picket.event.ledger.unaccounted', jsonb_build_object(
+            'v', 1, 'id', new_id, 'event', 'ledger.unaccounted', 'from', picket.wire_time(since), 'to', picket.wire_time(upto),
             'at', picket.wire_time(clock_timestamp()), 'unaccounted', missing,
             'message', format('%s checks of %s sites and regions are unaccounted for in the hour from %s UTC', missing, sites,
                               to_char(since AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI'))));

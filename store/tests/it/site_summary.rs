@@ -20,13 +20,14 @@ use sqlx::{AssertSqlSafe, PgPool};
 
 use crate::wall_clock_now;
 
-/// Sites of different shapes in two regions, checked every ten minutes for four days. Days before those have sums only, so that
-/// days leave the windows of 7, 30 and 90 days while the rollups advance.
+/// Sites of different shapes in two regions, checked every twenty minutes for four days. Days before those have sums only, so that
+/// days leave the windows of 7, 30 and 90 days while the rollups advance. Results end with the last whole hour, and six ticks last
+/// longer than the hour in progress, so that no site becomes unknown between a refresh and a comparison.
 const HISTORY: &str = "
     UPDATE picket.settings SET min_interval = '1 second';
     INSERT INTO picket.regions (name) VALUES ('eu'), ('us');
     INSERT INTO picket.sites (url, interval_seconds, tags, enabled)
-    SELECT 'https://site-' || n || '.example/', 600, CASE WHEN n = 7 THEN '{planned}' ELSE '{}' END::text[], n <> 10
+    SELECT 'https://site-' || n || '.example/', 1200, CASE WHEN n = 7 THEN '{planned}' ELSE '{}' END::text[], n <> 10
     FROM generate_series(1, 12) AS n;
     UPDATE picket.sites SET created_at = picket.hour_of(now()) - interval '200 days' WHERE id <> 9;
     SELECT picket.ensure_partitions(6, 7);
@@ -251,8 +252,6 @@ async fn the_summary_equals_the_reports_after_any_history_and_after_a_rebuild() 
     let histories = (any::<u16>(), prop::collection::vec((0_u8..8, 3_i32..90), 4..9));
     for _ in 0..4 {
         let (seed, mut changes) = histories.new_tree(&mut runner).unwrap().current();
-        let (seed, mut changes) =
-            (38669, vec![(4u8, 74), (1, 69), (1, 41), (5, 41), (4, 32), (3, 12), (2, 9)]);
         let fleet = Fleet::new(&HISTORY.replace("{seed}", &seed.to_string())).await;
         fleet.refresh().await;
         changes.sort_by_key(|(_, ago)| std::cmp::Reverse(*ago));
