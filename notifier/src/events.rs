@@ -75,9 +75,11 @@ async fn pull_events(
             kept.insert(made)
         }
     };
+    let mut is_idle = true;
     let mut batch = consumer.batch().max_messages(MAX_EVENTS).expires(REQUEST_EXPIRY).messages().await?;
     while let Some(message) = batch.next().await {
         let message = message?;
+        is_idle = false;
         if let Ok(info) = message.info() {
             let age = (OffsetDateTime::now_utc() - info.published).as_seconds_f64();
             metrics.consumer_lag_seconds.set(age.max(0.0));
@@ -87,6 +89,9 @@ async fn pull_events(
             wakers.deliver.notify_one();
         }
         message.ack_with(AckKind::Ack).await?;
+    }
+    if is_idle {
+        metrics.consumer_lag_seconds.set(0.0);
     }
     Ok(())
 }

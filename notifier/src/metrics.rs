@@ -65,7 +65,7 @@ impl Metrics {
             unplanned: registry.add_metric("unplanned", "Events of which it is not decided yet who is told"),
             channel_failing: registry.add_metric("channel_failing", "1 if the channel counts as failing, else 0"),
             consumer_lag_seconds: registry
-                .add_metric("consumer_lag_seconds", "Age of the newest event when it arrived; events only wake"),
+                .add_metric("consumer_lag_seconds", "Age of the last event when it arrived, 0 while none waits; events only wake"),
             unknown_ends: registry.add_metric(
                 "unknown_ends",
                 "Messages sent again because the end of an earlier attempt is unknown",

@@ -14,6 +14,7 @@ use tracing::{debug, warn};
 
 use crate::{
     Config, events,
+    metrics::ChannelLabel,
     worker::{LEASE_TIME, Worker},
 };
 
@@ -140,21 +141,24 @@ async fn show_life(worker: Worker) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let marked = lanes::mark_notifier(&worker.store, &worker.name, env!("CARGO_PKG_VERSION")).await;
-        let backlog = match marked {
-            Ok(()) => lanes::read_backlog(&worker.store).await,
-            Err(error) => Err(error),
-        };
-        match backlog {
-            Ok(backlog) => {
-                worker.metrics.waiting.set(backlog.waiting);
-                worker.metrics.oldest_waiting_seconds.set(backlog.oldest_seconds.unwrap_or(0.0));
-                worker.metrics.unplanned.set(backlog.unplanned);
-            }
-            Err(error) => {
-                worker.metrics.database_errors.inc();
-                debug!(error = %ErrorChain(&error), "could not show a sign of life");
-            }
+        if let Err(error) = show_life_once(&worker).await {
+            worker.metrics.database_errors.inc();
+            debug!(error = %ErrorChain(&error), "could not show a sign of life");
         }
     }
+}
+
+async fn show_life_once(worker: &Worker) -> Result<(), picket_store::Error> {
+    lanes::mark_notifier(&worker.store, &worker.name, env!("CARGO_PKG_VERSION")).await?;
+    let backlog = lanes::read_backlog(&worker.store).await?;
+    worker.metrics.waiting.set(backlog.waiting);
+    worker.metrics.oldest_waiting_seconds.set(backlog.oldest_seconds.unwrap_or(0.0));
+    worker.metrics.unplanned.set(backlog.unplanned);
+    let channels = lanes::list_channel_failures(&worker.store).await?;
+    // Whichever notifier works for a channel, all show the same; a removed channel is shown no more.
+    worker.metrics.channel_failing.clear();
+    for (channel, is_failing) in channels {
+        worker.metrics.channel_failing.get_or_create(&ChannelLabel { channel }).set(is_failing.into());
+    }
+    Ok(())
 }
