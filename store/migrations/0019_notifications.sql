@@ -129,7 +129,8 @@ CREATE TABLE picket.delivery_attempts (
 
 INSERT INTO picket.locks VALUES ('notices');
 
--- Progress of the notifications: transitions recorded before started_at were told to nobody.
+-- Progress of the notifications: transitions recorded before started_at were told to nobody, or are
+-- not kept any more.
 CREATE TABLE picket.notification_progress (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     started_at timestamptz NOT NULL DEFAULT clock_timestamp()
