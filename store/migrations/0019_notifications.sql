@@ -219,11 +219,11 @@ BEGIN
         ORDER BY matched.transition_id, channel.name, step.number, matched.rank
     )
     INSERT INTO picket.notices (transition_id, channel, step, number, route, group_key, lane, due_at)
-    SELECT transition_id, channel, 'event', 0, route, group_key,
+    SELECT transition_id, channel, 'event'::picket.notice_step, 0, route, group_key,
            CASE WHEN group_key IS NULL THEN picket.lane_of(subject) ELSE 0 END, due_at
     FROM told
     UNION ALL
-    SELECT transition_id, channel, 'escalation', number, route,
+    SELECT transition_id, channel, 'escalation'::picket.notice_step, number, route,
            CASE WHEN NOT picket.is_for_programs(kind) THEN 'escalation ' || route END,
            CASE WHEN picket.is_for_programs(kind) THEN picket.lane_of(subject) ELSE 0 END, due_at
     FROM escalated
