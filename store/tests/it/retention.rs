@@ -240,11 +240,9 @@ async fn notifications_are_deleted_once_old_and_ended_and_their_ledger_stays_clo
         .has_pruned_any()
     {}
 
-    let kept = "SELECT string_agg(site_id || ' ' || event, ', ' ORDER BY transition_id) FROM picket.transitions";
-    assert_eq!(
-        world.query_text(kept).await,
-        "102 incident.opened, 103 incident.opened, 102 incident.closed"
-    );
+    let kept =
+        "SELECT string_agg(site_id || ' ' || event, ', ' ORDER BY transition_id) FROM picket.transitions";
+    assert_eq!(world.query_text(kept).await, "102 incident.opened, 103 incident.opened, 102 incident.closed");
     let unaccounted =
         "SELECT count(*) FROM report.notification_ledger('-infinity', 'infinity') WHERE unaccounted <> 0";
     assert_eq!(world.query_text(unaccounted).await, "0");
