@@ -182,6 +182,10 @@ fn format_event_row(event: &Event) -> String {
         Event::ChannelWorking(channel) => {
             (channel.at, format!("channel {} delivers again", text(&channel.channel)))
         }
+        Event::CertificateExpiring(certificate) => {
+            (certificate.at, format!("{}: {}", maybe(&certificate.site), maybe(&certificate.message)))
+        }
+        Event::LedgerUnaccounted(ledger) => (ledger.at, format!("ledger: {}", maybe(&ledger.message))),
     };
     let number = match event {
         Event::IncidentOpened(event) | Event::IncidentClosed(event) => {
@@ -193,7 +197,9 @@ fn format_event_row(event: &Event) -> String {
         Event::RegionSilent(_)
         | Event::RegionBack(_)
         | Event::ChannelFailing(_)
-        | Event::ChannelWorking(_) => String::new(),
+        | Event::ChannelWorking(_)
+        | Event::CertificateExpiring(_)
+        | Event::LedgerUnaccounted(_) => String::new(),
     };
     format!("{}  ** {words}{number}\n", &at.to_string()[11..23])
 }

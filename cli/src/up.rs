@@ -49,6 +49,12 @@ pub(crate) struct UpOptions {
     /// Do not run a sink
     #[arg(long)]
     no_sink: bool,
+    /// Do not run a notifier
+    #[arg(long)]
+    no_notifier: bool,
+    /// Tell this URL of every incident: adds a channel `webhook` and a route of all sites to it
+    #[arg(long, value_name = "URL", conflicts_with = "no_notifier")]
+    notify_webhook: Option<String>,
     /// Do not run the API and the web UI
     #[arg(long)]
     no_api: bool,
@@ -69,6 +75,8 @@ pub(crate) struct UpOptions {
     pub(crate) behaviour: picket_prober::BehaviourOptions,
     #[command(flatten)]
     secrets: picket_prober::SecretsOptions,
+    #[command(flatten)]
+    delivery: picket_notifier::DeliveryOptions,
     #[command(flatten)]
     api: picket_api::AddressOptions,
     #[command(flatten)]
@@ -118,6 +126,11 @@ impl UpOptions {
             coordinator: (!self.no_coordinator).then_some(coordinator),
             probers: regions.iter().filter(|_| !self.no_probers).map(prober).collect(),
             regions,
+            notifier: (!self.no_notifier).then(|| picket_notifier::Config {
+                delivery: self.delivery.clone(),
+                secrets_file: self.secrets.secrets_file.clone(),
+                ..picket_notifier::Config::new()
+            }),
             sink: (!self.no_sink).then(picket_sink::Config::default),
             api: (!self.no_api).then(|| picket_api::Config::from(self.api.clone())),
             log: self.log.clone(),

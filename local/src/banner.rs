@@ -38,6 +38,7 @@ pub(crate) async fn print_banner(
     let parts = [
         (config.coordinator.is_none(), "coordinator".to_owned()),
         (config.sink.is_none(), "sink".to_owned()),
+        (config.notifier.is_none(), "notifier".to_owned()),
         (web.is_none(), "API".to_owned()),
         (config.probers.is_empty(), format!("probers in {}", here.join(", "))),
     ];

@@ -32,6 +32,8 @@ pub struct Config {
     pub probers: Vec<picket_prober::Config>,
     /// The sink, unless none is to run.
     pub sink: Option<picket_sink::Config>,
+    /// The notifier, unless none is to run.
+    pub notifier: Option<picket_notifier::Config>,
     /// The API with the web UI, unless none is to run.
     pub api: Option<picket_api::Config>,
     /// Filter and format of the log.

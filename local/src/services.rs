@@ -1,4 +1,4 @@
-//! Coordinator, sink, probers and API in this process, each with connections of its own, as in separate
+//! Coordinator, sink, probers, notifier and API in this process, each with connections of its own, as in separate
 //! processes.
 
 use std::time::Duration;
@@ -24,6 +24,7 @@ pub(crate) struct Services {
     coordinator: Option<ServiceHandle>,
     probers: Vec<ServiceHandle>,
     sink: Option<ServiceHandle>,
+    notifier: Option<ServiceHandle>,
     api: Option<ServiceHandle>,
     /// Where people reach the API, if it runs.
     pub(crate) web: Option<WebAddress>,
@@ -78,6 +79,17 @@ pub(crate) async fn start_services(
         let pipeline = picket_prober::start(prober, bus.clone(), health).await.map_err(start_error)?;
         parts.probers.push(ServiceHandle { pipeline, bus });
     }
+    if let Some(mut notifier) = config.notifier.clone() {
+        let allowed = &mut notifier.delivery.notify_allow_addresses;
+        *allowed = with_loopback(allowed);
+        notifier.drain_timeout = DRAIN_TIMEOUT;
+        let health = Health::new();
+        let bus = connect::connect_bus(nats, &Role::Notifier, "picket-notifier", &health).await?;
+        let store = Store::new(database, "picket-notifier", picket_notifier::DATABASE_CONNECTIONS)?;
+        let pipeline =
+            picket_notifier::start(notifier, bus.clone(), store, health).await.map_err(start_error)?;
+        parts.notifier = Some(ServiceHandle { pipeline, bus });
+    }
     if let Some(api) = config.api.clone() {
         let health = Health::new();
         let bus = connect::connect_bus(nats, &Role::Api, "picket-api", &health).await?;
@@ -119,8 +131,8 @@ fn with_loopback(by_option: &[IpNet]) -> Vec<IpNet> {
 impl Services {
     /// Waits until a service has failed permanently, and returns its name.
     pub(crate) async fn wait_for_failure(&mut self) -> String {
-        let all =
-            self.coordinator.iter_mut().chain(&mut self.probers).chain(&mut self.sink).chain(&mut self.api);
+        let producers = self.coordinator.iter_mut().chain(&mut self.probers);
+        let all = producers.chain(&mut self.sink).chain(&mut self.notifier).chain(&mut self.api);
         let endings: Vec<_> = all
             .map(|part| {
                 let name = part.pipeline.name().to_owned();
@@ -136,11 +148,11 @@ impl Services {
         }
     }
 
-    /// Stops the services in order: coordinator, probers and API first, then the sink, when no more
-    /// results arrive.
+    /// Stops the services in order: the sink last, when no more results arrive.
     pub(crate) async fn drain_in_order(self) {
-        let Self { coordinator, probers, sink, api, .. } = self;
-        join_all(coordinator.into_iter().chain(probers).chain(api).map(ServiceHandle::drain)).await;
+        let Self { coordinator, probers, sink, notifier, api, .. } = self;
+        let first = coordinator.into_iter().chain(probers).chain(notifier).chain(api);
+        join_all(first.map(ServiceHandle::drain)).await;
         if let Some(sink) = sink {
             sink.drain().await;
         }

@@ -10,9 +10,12 @@ use picket_store::lanes::{
 
 use crate::{
     attempt::{Attempt, AttemptOutcome},
-    decide::{CALM_TIME, Outgoing},
+    decide::{CALM_TIME, PlannedMessage},
     message::Verdict,
 };
+
+#[cfg(test)]
+mod tests;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 /// Waits between the attempts of a message to people; then hourly until [`GIVE_UP_TIME`].
@@ -49,7 +52,7 @@ const JITTER: f64 = 0.2;
 /// An attempt that has ended.
 pub(crate) struct EndedAttempt<'a> {
     /// What was to be told.
-    pub(crate) outgoing: &'a Outgoing<'a>,
+    pub(crate) outgoing: &'a PlannedMessage<'a>,
     /// The word for its purpose.
     pub(crate) purpose: &'static str,
     /// The channel.
@@ -93,7 +96,8 @@ pub(crate) fn follow_attempt(ended: &EndedAttempt<'_>) -> LaneWork {
             channel.succeeded = Some(true);
             channel.is_failing = ended.channel.is_failing.then_some(false);
             channel.next_send_at = (!ended.pace.is_zero()).then(|| ended.now.saturating_add(ended.pace));
-            channel.storm = ended.outgoing.storm.as_ref().map(|storm| serde_json::to_value(storm).unwrap_or_default());
+            channel.storm =
+                ended.outgoing.storm.as_ref().map(|storm| serde_json::to_value(storm).unwrap_or_default());
         }
         AttemptOutcome::Refused => {
             give_up(ended, &mut work, "refused");
@@ -115,7 +119,8 @@ pub(crate) fn follow_attempt(ended: &EndedAttempt<'_>) -> LaneWork {
             }
             channel.succeeded = Some(false);
             channel.error = Some(ended.attempt.message.clone());
-            let failing_for = ended.channel.failing_since.map(|since| ended.now.saturating_duration_since(since.into()));
+            let failing_for =
+                ended.channel.failing_since.map(|since| ended.now.saturating_duration_since(since.into()));
             let is_failing = *is_channel_failing || failing_for.is_some_and(|time| time >= FAILING_TIME);
             match next_attempt_at(ended, *retry_after) {
                 Some(at) => {
@@ -169,7 +174,12 @@ fn follow_delivery(ended: &EndedAttempt<'_>, work: &mut LaneWork) {
             continue;
         }
         if told.verdict == Verdict::Flapping {
-            work.added.push(AddedNotice::after(told.notice, NoticeStep::Calm, 0, ended.now.saturating_add(CALM_TIME)));
+            work.added.push(AddedNotice::after(
+                told.notice,
+                NoticeStep::Calm,
+                0,
+                ended.now.saturating_add(CALM_TIME),
+            ));
         }
         let first = Duration::from_millis(u64::try_from(told.notice.remind_ms).unwrap_or(0));
         let number = match told.notice.step {
@@ -181,7 +191,12 @@ fn follow_delivery(ended: &EndedAttempt<'_>, work: &mut LaneWork) {
         if is_lasting && !first.is_zero() {
             let doublings = u32::try_from(number - 1).unwrap_or(0).min(16);
             let wait = first.saturating_mul(1 << doublings).min(MAX_REMINDER_TIME);
-            work.added.push(AddedNotice::after(told.notice, NoticeStep::Reminder, number, ended.now.saturating_add(wait)));
+            work.added.push(AddedNotice::after(
+                told.notice,
+                NoticeStep::Reminder,
+                number,
+                ended.now.saturating_add(wait),
+            ));
         }
     }
 }

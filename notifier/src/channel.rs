@@ -1,7 +1,13 @@
 //! Stub.
-use std::time::Duration;
 use picket_proto::{ChannelKind, ValidationError};
 use serde_json::Value;
+use std::time::Duration;
 pub struct ChannelSettings;
-impl ChannelSettings { pub fn parse(_k: ChannelKind, _v: &Value) -> Result<Self, ValidationError> { Ok(Self) } }
-pub fn default_pace(_k: ChannelKind) -> Duration { Duration::ZERO }
+impl ChannelSettings {
+    pub fn parse(_k: ChannelKind, _v: &Value) -> Result<Self, ValidationError> {
+        Ok(Self)
+    }
+}
+pub fn default_pace(_k: ChannelKind) -> Duration {
+    Duration::ZERO
+}

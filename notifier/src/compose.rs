@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 
 use picket_proto::{Cause, InstallationId, Timestamp};
-use picket_store::lanes::{LaneNotice, OutageDetails};
+use picket_store::lanes::{FiringEvent, LaneNotice, OutageDetails};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    decide::{Outgoing, Told, payload_text},
+    decide::{PlannedItem, PlannedMessage, payload_text},
     message::{Counts, Item, Message, ProgramEvent, Purpose, Severity, Verdict},
     text::{describe_count, describe_item},
 };
@@ -36,12 +36,12 @@ pub(crate) struct Context {
 }
 
 /// The incidents that the message will show.
-pub(crate) fn list_shown_incidents(outgoing: &Outgoing<'_>) -> Vec<i64> {
+pub(crate) fn list_shown_incidents(outgoing: &PlannedMessage<'_>) -> Vec<i64> {
     order_told(outgoing).into_iter().take(SHOWN_ITEMS).filter_map(|told| told.notice.incident_id).collect()
 }
 
 /// Composes the message.
-pub(crate) fn compose(outgoing: &Outgoing<'_>, context: &Context) -> Message {
+pub(crate) fn compose(outgoing: &PlannedMessage<'_>, context: &Context) -> Message {
     let told = order_told(outgoing);
     let mut items: Vec<Item> = told.iter().map(|told| build_item(told, context)).collect();
     let is_digest = items.len() > SHOWN_ITEMS || outgoing.purpose == Purpose::Digest;
@@ -81,7 +81,7 @@ pub(crate) fn compose(outgoing: &Outgoing<'_>, context: &Context) -> Message {
 }
 
 /// What is worst comes first; of the same kind what was recorded first.
-fn order_told<'a, 'b>(outgoing: &'b Outgoing<'a>) -> Vec<&'b Told<'a>> {
+fn order_told<'a, 'b>(outgoing: &'b PlannedMessage<'a>) -> Vec<&'b PlannedItem<'a>> {
     let mut told: Vec<_> = outgoing.told.iter().collect();
     told.sort_by_key(|told| (told.verdict, told.notice.recorded_at, told.notice.transition_id));
     told
@@ -100,11 +100,12 @@ fn payload_number<T: TryFrom<i64>>(payload: &Value, field: &str) -> Option<T> {
     payload.get(field).and_then(Value::as_i64).and_then(|number| number.try_into().ok())
 }
 
-fn build_item(told: &Told<'_>, context: &Context) -> Item {
+fn build_item(told: &PlannedItem<'_>, context: &Context) -> Item {
     let payload = &told.notice.payload.0;
     let text = |field| payload_text(payload, field).map(str::to_owned);
     let recorded = Timestamp::from(told.notice.recorded_at);
-    let opened_at = payload_time(payload, "opened_at").or_else(|| payload_time(payload, "since")).unwrap_or(recorded);
+    let opened_at =
+        payload_time(payload, "opened_at").or_else(|| payload_time(payload, "since")).unwrap_or(recorded);
     let closed_at = payload_time(payload, "closed_at").or_else(|| told.notice.is_end.then_some(recorded));
     let cause_code: Option<Cause> = payload_text(payload, "cause").and_then(|word| word.parse().ok());
     let explanation = text("message");
@@ -112,10 +113,12 @@ fn build_item(told: &Told<'_>, context: &Context) -> Item {
     let region = text("region");
     Item {
         verdict: told.verdict,
-        name: text("site").or_else(|| text("region")).or_else(|| text("channel")).unwrap_or_else(|| match told.notice.site_id {
-            Some(site) => format!("site {site}"),
-            None => told.notice.subject.clone(),
-        }),
+        name: text("site").or_else(|| text("region")).or_else(|| text("channel")).unwrap_or_else(
+            || match told.notice.site_id {
+                Some(site) => format!("site {site}"),
+                None => told.notice.subject.clone(),
+            },
+        ),
         url: text("url"),
         tags: payload_list(payload, "tags"),
         incident_id: told.notice.incident_id,
@@ -127,11 +130,14 @@ fn build_item(told: &Told<'_>, context: &Context) -> Item {
             None => payload_list(payload, "regions"),
         },
         regions_reporting: payload_number(payload, "regions_reporting"),
-        first_failure_at: payload_time(payload, "first_failure_at").or_else(|| payload_time(payload, "first_warned_at")),
+        first_failure_at: payload_time(payload, "first_failure_at")
+            .or_else(|| payload_time(payload, "first_warned_at")),
         opened_at,
         closed_at,
         duration: closed_at.unwrap_or(context.now).saturating_duration_since(opened_at),
-        failed_checks: details.and_then(|details| details.failed_checks).and_then(|count| count.try_into().ok()),
+        failed_checks: details
+            .and_then(|details| details.failed_checks)
+            .and_then(|count| count.try_into().ok()),
         http_status: details
             .and_then(|details| details.http_status)
             .and_then(|status| status.try_into().ok())
@@ -186,7 +192,9 @@ fn count_items(items: &[Item]) -> Counts {
         counts
     };
     Counts {
-        causes: count(&mut items.iter().filter(|item| item.closed_at.is_none()).filter_map(|item| item.cause.clone())),
+        causes: count(
+            &mut items.iter().filter(|item| item.closed_at.is_none()).filter_map(|item| item.cause.clone()),
+        ),
         regions: count(&mut items.iter().flat_map(|item| item.regions.iter().cloned())),
         tags: count(&mut items.iter().flat_map(|item| item.tags.iter().cloned())),
     }
@@ -266,14 +274,48 @@ fn quote_csv(field: &str) -> String {
     format!("\"{guard}{}\"", field.replace('"', "\"\""))
 }
 
+/// A message about an event as it was recorded, to repeat it to a program that forgets.
+pub(crate) fn compose_repetition(event: &FiringEvent, context: &Context) -> Message {
+    let name = payload_text(&event.payload, "site").unwrap_or(&event.subject).to_owned();
+    let installation = context.installation.map(|id| id.to_string()).unwrap_or_default();
+    Message {
+        id: Uuid::now_v7(),
+        purpose: Purpose::Alert,
+        severity: if event.is_end { Severity::Resolved } else { Severity::Critical },
+        title: format!(
+            "{} {name}",
+            if event.is_end { Verdict::Up.as_word() } else { Verdict::Down.as_word() }
+        ),
+        notes: Vec::new(),
+        items: Vec::new(),
+        hidden_items: 0,
+        csv: None,
+        counts: Counts::default(),
+        composed_at: context.now,
+        link: payload_text(&event.payload, "link").map(str::to_owned),
+        is_repeat: false,
+        thread: None,
+        thread_ref: None,
+        receiver_ref: None,
+        event: Some(ProgramEvent {
+            name: event.event.clone(),
+            at: event.recorded_at.into(),
+            dedup_key: format!("{installation}.{}", event.subject),
+            is_end: event.is_end,
+            data: event.payload.0.clone(),
+        }),
+    }
+}
+
 /// The event for programs: its payload with what is known only now.
-fn build_event(told: &Told<'_>, context: &Context) -> ProgramEvent {
+fn build_event(told: &PlannedItem<'_>, context: &Context) -> ProgramEvent {
     let notice = told.notice;
     let mut data = notice.payload.0.clone();
     let details = notice.incident_id.and_then(|id| context.details.get(&id));
     if let Some(fields) = data.as_object_mut() {
         if notice.incident_id.is_some() {
-            fields.insert("failed_checks".to_owned(), json!(details.and_then(|details| details.failed_checks)));
+            fields
+                .insert("failed_checks".to_owned(), json!(details.and_then(|details| details.failed_checks)));
         }
         if let Some(link) = build_link(notice, context) {
             fields.insert("link".to_owned(), json!(link));
@@ -286,5 +328,120 @@ fn build_event(told: &Told<'_>, context: &Context) -> ProgramEvent {
         dedup_key: format!("{installation}.{}", notice.subject),
         is_end: notice.is_end,
         data,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use sqlx::types::Json;
+
+    use super::*;
+    use crate::samples::notice;
+
+    fn site(number: i64, cause: &str, tags: &[&str]) -> LaneNotice {
+        LaneNotice {
+            transition_id: number,
+            incident_id: Some(number),
+            site_id: Some(number),
+            payload: Json(json!({
+                "event": "incident.opened", "site": format!("site-{number}.example"), "url": format!("https://site-{number}.example/"),
+                "tags": tags, "cause": cause, "message": "=1+1, \"quoted\"", "regions": ["eu", "us"], "regions_reporting": 3,
+                "opened_at": "2025-11-27T12:00:00.000000Z", "closed_at": null,
+                "first_failure_at": "2025-11-27T11:59:00.000000Z"
+            })),
+            ..notice()
+        }
+    }
+
+    fn outgoing(notices: &[LaneNotice], is_single: bool) -> PlannedMessage<'_> {
+        let tell = |notice| PlannedItem {
+            verdict: Verdict::Down,
+            notice,
+            keys: vec![notice.key()],
+            note: None,
+            attempted: None,
+        };
+        PlannedMessage {
+            id: Uuid::nil(),
+            purpose: Purpose::Alert,
+            group_key: None,
+            told: notices.iter().map(tell).collect(),
+            notes: Vec::new(),
+            is_single,
+            storm: None,
+        }
+    }
+
+    fn context() -> Context {
+        Context {
+            now: "2025-11-27T12:10:00Z".parse().unwrap(),
+            public_url: Some("https://picket.example".to_owned()),
+            installation: Some(Uuid::nil().into()),
+            ..Context::default()
+        }
+    }
+
+    #[test]
+    fn a_title_has_the_verdict_the_count_the_common_tag_and_the_causes() {
+        let one = [site(1, "timeout", &["shop"])];
+        let message = compose(&outgoing(&one, false), &context());
+        assert_eq!(message.title, "DOWN site-1.example: timeout (2 of 3 regions)");
+        assert_eq!(message.link.as_deref(), Some("https://picket.example/incidents/1"));
+        assert_eq!(message.items[0].duration.as_secs(), 600);
+
+        let many: Vec<_> = (1..=42)
+            .map(|n| {
+                site(
+                    n,
+                    if n <= 31 { "connect" } else { "timeout" },
+                    &["shop", if n % 2 == 0 { "even" } else { "odd" }],
+                )
+            })
+            .collect();
+        let message = compose(&outgoing(&many, false), &context());
+        assert_eq!(message.title, "DOWN 42 sites with tag shop: no connection (31), timeout (11)");
+        assert_eq!((message.items.len(), message.hidden_items), (20, 22));
+        assert_eq!(message.counts.regions, [("eu".to_owned(), 42), ("us".to_owned(), 42)]);
+        assert_eq!(message.csv.unwrap().lines().count(), 43, "all of them");
+    }
+
+    #[test]
+    fn a_field_that_a_spreadsheet_would_take_for_a_formula_is_text() {
+        let many: Vec<_> = (1..=21).map(|n| site(n, "timeout", &[])).collect();
+        let csv = compose(&outgoing(&many, false), &context()).csv.unwrap();
+        assert!(csv.lines().nth(1).unwrap().contains("\"'=1+1, \"\"quoted\"\"\""), "{csv}");
+    }
+
+    #[test]
+    fn a_program_gets_the_event_as_recorded_with_a_key_of_this_installation() {
+        let one = [site(1, "timeout", &["shop"])];
+        let event = compose(&outgoing(&one, true), &context()).event.unwrap();
+        assert_eq!(event.name, "incident.opened");
+        assert_eq!(event.dedup_key, "00000000-0000-0000-0000-000000000000.incident.1.1");
+        assert_eq!(event.data["site"], "site-1.example");
+        assert_eq!(event.data["link"], "https://picket.example/incidents/1");
+        assert!(!event.is_end);
+    }
+
+    #[test]
+    fn a_region_and_a_channel_have_their_names() {
+        let of = |event: &str, payload: Value| LaneNotice {
+            event: event.to_owned(),
+            incident_id: None,
+            site_id: None,
+            payload: Json(payload),
+            ..notice()
+        };
+        let notices = [
+            of(
+                "region.silent",
+                json!({"event": "region.silent", "region": "eu", "since": "2025-11-27T12:00:00Z"}),
+            ),
+            of("channel.failing", json!({"event": "channel.failing", "channel": "ops", "message": "403"})),
+        ];
+        let message = compose(&outgoing(&notices, false), &context());
+        let names: Vec<_> = message.items.iter().map(|item| item.name.as_str()).collect();
+        assert_eq!(names, ["eu", "ops"]);
     }
 }

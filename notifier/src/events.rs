@@ -70,7 +70,8 @@ async fn pull_events(
     let consumer = match kept {
         Some(consumer) => consumer,
         None => {
-            let made = bus.jetstream.create_consumer_on_stream(consumer_config(), subject::EVENTS_STREAM).await?;
+            let made =
+                bus.jetstream.create_consumer_on_stream(consumer_config(), subject::EVENTS_STREAM).await?;
             info!(consumer = subject::NOTIFIER_CONSUMER, "following events");
             kept.insert(made)
         }

@@ -15,12 +15,15 @@ mod events;
 pub mod message;
 mod metrics;
 mod options;
+mod pings;
 mod pipeline;
 #[cfg(test)]
 mod samples;
 pub mod sender;
 pub mod text;
 mod worker;
+
+use std::sync::Arc;
 
 use picket_runtime::{
     Bus, Health, PipelineHandle, bus,
@@ -36,7 +39,12 @@ pub use self::{
     options::{DeliveryOptions, Options},
 };
 
-use self::{metrics::Metrics, pipeline::NotifierPipeline, sender::Sender, worker::Worker};
+use self::{
+    metrics::Metrics,
+    pipeline::NotifierPipeline,
+    sender::{Sender, SenderOptions},
+    worker::Worker,
+};
 
 /// Failure to start a notifier.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +60,7 @@ pub enum Error {
     Secrets(#[from] SecretsError),
     /// An option of delivery is unusable.
     #[error(transparent)]
-    Sender(#[from] sender::Error),
+    Sender(#[from] sender::SenderError),
     /// An actor did not start.
     #[error("could not start the notifier's actors")]
     Spawn(#[from] SpawnErr),
@@ -70,7 +78,12 @@ pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Re
     let metrics = Metrics::new(&health);
     let database = health.add_readiness_check("database");
     let secrets = Secrets::load_or_none(config.secrets_file.as_deref())?;
-    let sender = Sender::new(&config.delivery, secrets)?;
+    let options = SenderOptions {
+        allowed_networks: config.delivery.notify_allow_addresses.clone(),
+        ca_file: config.delivery.notify_ca_file.clone(),
+        ..SenderOptions::default()
+    };
+    let sender = Arc::new(Sender::new(options, secrets.clone())?);
     let connect = async || {
         store.check_usable().await?;
         SharedSettings::load_from(&store).await
@@ -78,6 +91,6 @@ pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Re
     let settings = wait_for_database(&database, connect, picket_store::Error::may_recover).await?;
     let limit = config.drain_timeout;
     let worker = Worker { name: config.name.clone(), store, settings, sender, metrics };
-    let pipeline = NotifierPipeline { config, bus, worker, database };
+    let pipeline = NotifierPipeline { config, bus, worker, secrets, database };
     Ok(PipelineHandle::start("notifier", pipeline, limit, &health).await?)
 }

@@ -51,9 +51,11 @@ impl Metrics {
         let mut registry = health.registry();
         let registry = registry.sub_registry_with_prefix("notifier");
         Self {
-            notifications: registry.add_metric("notifications", "Messages that ended, by kind of channel and outcome"),
+            notifications: registry
+                .add_metric("notifications", "Messages that ended, by kind of channel and outcome"),
             suppressed: registry.add_metric("suppressed", "Notices that ended untold, by reason"),
-            attempts: registry.add_metric("attempts", "Attempts to deliver a message, by kind of channel and outcome"),
+            attempts: registry
+                .add_metric("attempts", "Attempts to deliver a message, by kind of channel and outcome"),
             delivery_seconds: registry.add_histogram(
                 "delivery_seconds",
                 "Time from the recording of the newest event of a message to its delivery",
@@ -63,17 +65,23 @@ impl Metrics {
             oldest_waiting_seconds: registry
                 .add_metric("oldest_waiting_seconds", "Time since the oldest waiting notice was due"),
             unplanned: registry.add_metric("unplanned", "Events of which it is not decided yet who is told"),
-            channel_failing: registry.add_metric("channel_failing", "1 if the channel counts as failing, else 0"),
-            consumer_lag_seconds: registry
-                .add_metric("consumer_lag_seconds", "Age of the last event when it arrived, 0 while none waits; events only wake"),
+            channel_failing: registry
+                .add_metric("channel_failing", "1 if the channel counts as failing, else 0"),
+            consumer_lag_seconds: registry.add_metric(
+                "consumer_lag_seconds",
+                "Age of the last event when it arrived, 0 while none waits; events only wake",
+            ),
             unknown_ends: registry.add_metric(
                 "unknown_ends",
                 "Messages sent again because the end of an earlier attempt is unknown",
             ),
-            lost_leases: registry.add_metric("lost_leases", "Leases of lanes that another notifier took over"),
+            lost_leases: registry
+                .add_metric("lost_leases", "Leases of lanes that another notifier took over"),
             database_errors: registry.add_metric("database_errors", "Failed statements, which are retried"),
-            consumer_errors: registry
-                .add_metric("consumer_errors", "Failures to pull events from NATS; the database is polled meanwhile"),
+            consumer_errors: registry.add_metric(
+                "consumer_errors",
+                "Failures to pull events from NATS; the database is polled meanwhile",
+            ),
         }
     }
 }

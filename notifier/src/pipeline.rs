@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use picket_runtime::{Bus, ErrorChain, Pipeline, ReadinessCheck, spawn_task};
+use picket_runtime::{Bus, ErrorChain, Pipeline, ReadinessCheck, secrets::Secrets, spawn_task};
 use picket_store::lanes;
 use ractor::{ActorCell, SpawnErr};
 use tokio::{
@@ -15,6 +15,7 @@ use tracing::{debug, warn};
 use crate::{
     Config, events,
     metrics::ChannelLabel,
+    pings,
     worker::{LEASE_TIME, Worker},
 };
 
@@ -27,6 +28,7 @@ pub(crate) struct NotifierPipeline {
     pub(crate) config: Config,
     pub(crate) bus: Bus,
     pub(crate) worker: Worker,
+    pub(crate) secrets: Secrets,
     pub(crate) database: ReadinessCheck,
 }
 
@@ -61,8 +63,13 @@ impl Pipeline for NotifierPipeline {
             stop.clone(),
         );
         spawn_task("deliverer", deliverer, supervisor.clone()).await?;
-        let listener = events::follow_events(self.bus.clone(), worker.store.clone(), worker.metrics.clone(), wakers);
+        let listener =
+            events::follow_events(self.bus.clone(), worker.store.clone(), worker.metrics.clone(), wakers);
         spawn_task("event_listener", listener, supervisor.clone()).await?;
+        spawn_task("pings", pings::ping_regularly(worker.clone()), supervisor.clone()).await?;
+        let secrets = self.secrets.clone();
+        let follower = async move { secrets.follow_changes(|_| ()).await };
+        spawn_task("secrets_follower", follower, supervisor.clone()).await?;
         spawn_task("signs_of_life", show_life(worker.clone()), supervisor).await?;
         Ok(NotifierTasks { stop, deliveries })
     }

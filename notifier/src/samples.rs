@@ -1,9 +1,14 @@
-//! Messages for tests.
+//! Messages and notices for tests.
 
 use std::time::Duration;
 
 use picket_proto::{Cause, Timestamp};
+use picket_store::{
+    DbTimestamp,
+    lanes::{LaneNotice, NoticeStep},
+};
 use serde_json::json;
+use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::message::{Counts, Item, Message, ProgramEvent, Purpose, Severity, Verdict};
@@ -161,4 +166,41 @@ pub(crate) fn test() -> Message {
     let data = json!({"v": 1, "channel": "slack-ops"});
     let event = ProgramEvent { name: "channel.test".to_owned(), data, ..event("", false) };
     Message { event: Some(event), ..message("Channel slack-ops works", Purpose::Test, vec![item]) }
+}
+
+/// The opening of an incident that a channel of people is to be told.
+pub(crate) fn notice() -> LaneNotice {
+    let at = DbTimestamp(Timestamp::from_millis(1_764_244_800_000));
+    LaneNotice {
+        transition_id: 10,
+        step: NoticeStep::Event,
+        number: 0,
+        route: Some("all".to_owned()),
+        group_key: Some("route all".to_owned()),
+        due_at: at,
+        reason: None,
+        notification_id: None,
+        event: "incident.opened".to_owned(),
+        subject: "incident.1.1".to_owned(),
+        is_end: false,
+        incident_id: Some(1),
+        site_id: Some(1),
+        payload: Json(json!({"event": "incident.opened", "site": "site-1"})),
+        recorded_at: at,
+        other_recorded_at: None,
+        begun_state: None,
+        begun_reason: None,
+        is_acknowledged: false,
+        silenced_until: None,
+        active_from: Some(at),
+        wait_ms: None,
+        delay_ms: 0,
+        remind_ms: 3_600_000,
+        storm_after: 20,
+        recent_openings: 1,
+        is_flapping: false,
+        site_changed_at: Some(at),
+        is_site_down: true,
+        blocked_until: None,
+    }
 }

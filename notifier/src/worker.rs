@@ -4,14 +4,15 @@
 //! the next holder of the lane. A message is sent twice only if its end could not be written, and
 //! then says so.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use picket_proto::{Audience, ChannelKind, Timestamp};
 use picket_runtime::ErrorChain;
 use picket_store::{
     Store,
     lanes::{
-        self, AttemptStart, ChannelChange, Lane, LaneContents, LaneWork, NoticeChange, NoticeState, NotificationChange,
+        self, AttemptStart, ChannelChange, Lane, LaneContents, LaneWork, NoticeChange, NoticeState,
+        NotificationChange,
     },
     settings::SharedSettings,
 };
@@ -24,16 +25,16 @@ use crate::{
     attempt::{Attempt, AttemptOutcome},
     channel::ChannelSettings,
     compose::{Context, compose, list_shown_incidents},
-    decide::{Decision, Outgoing, decide},
+    decide::{Decision, PlannedMessage, decide},
     message::{Item, Message, ProgramEvent, Purpose, Severity, Verdict},
     metrics::{Metrics, OutcomeLabels, ReasonLabel},
     sender::Sender,
 };
 
 /// Time for which a lane is leased, renewed by each write; longer than an attempt takes.
-pub(crate) const LEASE_TIME: Duration = Duration::from_secs(60);
+pub(crate) const LEASE_TIME: Duration = Duration::from_secs(30);
 /// Maximum time of an attempt, whatever the channel's own timeout is.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(45);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(25);
 /// Messages after which a lane is given back, so that others have their turn.
 const MAX_MESSAGES: usize = 200;
 /// Time until a channel is looked at again whose settings this build does not understand.
@@ -46,7 +47,7 @@ pub(crate) struct Worker {
     pub(crate) name: String,
     pub(crate) store: Store,
     pub(crate) settings: SharedSettings,
-    pub(crate) sender: Sender,
+    pub(crate) sender: Arc<Sender>,
     pub(crate) metrics: Metrics,
 }
 
@@ -93,7 +94,7 @@ impl Worker {
         let (kind, settings) = &usable;
         if let Some(test) = find_test(&contents) {
             let message = build_test_message(test, &contents, *kind);
-            let outgoing = Outgoing {
+            let outgoing = PlannedMessage {
                 id: test,
                 purpose: Purpose::Test,
                 group_key: None,
@@ -104,33 +105,49 @@ impl Worker {
             };
             return self.attempt(lane, &contents, *kind, settings, &outgoing, message, Vec::new()).await;
         }
-        let Decision { mut changes, message, storm } = decide(&contents);
+        let Decision { changes, singles, message, storm } = decide(&contents);
         self.count_suppressed(&contents, &changes);
-        let Some(outgoing) = message else {
-            let channel = storm.map(|storm| ChannelChange {
-                storm: Some(serde_json::to_value(storm).unwrap_or_default()),
-                ..ChannelChange::default()
-            });
-            let work = LaneWork { notices: changes, channel, ..LaneWork::default() };
-            return match work.is_empty() || lanes::write_lane_work(&self.store, lane, &work, LEASE_TIME).await? {
-                true => Ok(Progress::Done),
-                false => Ok(Progress::LeaseLost),
-            };
-        };
-        if contents.channel.problem.is_some() {
-            let keys = outgoing.told.iter().flat_map(|told| &told.keys);
-            changes.extend(keys.map(|key| NoticeChange::fail(key, "channel_problem")));
-            let work = LaneWork { notices: changes, ..LaneWork::default() };
-            return match lanes::write_lane_work(&self.store, lane, &work, LEASE_TIME).await? {
-                true => Ok(Progress::More),
-                false => Ok(Progress::LeaseLost),
-            };
+        let is_single = !singles.is_empty();
+        let planned: Vec<_> = singles.into_iter().chain(message).collect();
+        let channel = storm.map(|storm| ChannelChange {
+            storm: Some(serde_json::to_value(storm).unwrap_or_default()),
+            ..ChannelChange::default()
+        });
+        let work = LaneWork { notices: changes, channel, ..LaneWork::default() };
+        if !work.is_empty() && !lanes::write_lane_work(&self.store, lane, &work, LEASE_TIME).await? {
+            return Ok(Progress::LeaseLost);
         }
-        let message = self.compose_message(lane, &contents, &outgoing).await?;
-        changes.extend(
-            outgoing.told.iter().flat_map(|told| &told.keys).map(|key| NoticeChange::attempt(key, outgoing.id)),
-        );
-        self.attempt(lane, &contents, *kind, settings, &outgoing, message, changes).await
+        if planned.is_empty() {
+            return Ok(Progress::Done);
+        }
+        if contents.channel.problem.is_some() {
+            return self.fail_all(lane, &planned).await;
+        }
+        for plan in &planned {
+            let message = self.compose_message(lane, &contents, plan).await?;
+            let keys = plan.told.iter().flat_map(|told| &told.keys);
+            let changes = keys.map(|key| NoticeChange::attempt(key, plan.id)).collect();
+            match self.attempt(lane, &contents, *kind, settings, plan, message, changes).await? {
+                Progress::More if is_single => {}
+                progress => return Ok(progress),
+            }
+        }
+        Ok(Progress::More)
+    }
+
+    /// Fails what is planned for a channel that cannot be used any more.
+    async fn fail_all(
+        &self,
+        lane: &Lane,
+        planned: &[PlannedMessage<'_>],
+    ) -> Result<Progress, picket_store::Error> {
+        let keys = planned.iter().flat_map(|plan| &plan.told).flat_map(|told| &told.keys);
+        let notices = keys.map(|key| NoticeChange::fail(key, "channel_problem")).collect();
+        let work = LaneWork { notices, ..LaneWork::default() };
+        match lanes::write_lane_work(&self.store, lane, &work, LEASE_TIME).await? {
+            true => Ok(Progress::More),
+            false => Ok(Progress::LeaseLost),
+        }
     }
 
     /// Postpones everything of a channel whose settings this build does not understand.
@@ -169,7 +186,7 @@ impl Worker {
         &self,
         lane: &Lane,
         contents: &LaneContents,
-        outgoing: &Outgoing<'_>,
+        outgoing: &PlannedMessage<'_>,
     ) -> Result<Message, picket_store::Error> {
         let incidents = list_shown_incidents(outgoing);
         let details = match incidents.is_empty() {
@@ -193,7 +210,9 @@ impl Worker {
             details: details.into_iter().map(|details| (details.incident_id, details)).collect(),
             thread,
             is_repeat,
-            receiver_ref: earlier.and_then(|message| message.receiver_ref.as_ref()).map(|left| left.0.clone()),
+            receiver_ref: earlier
+                .and_then(|message| message.receiver_ref.as_ref())
+                .map(|left| left.0.clone()),
         };
         Ok(compose(outgoing, &context))
     }
@@ -206,7 +225,7 @@ impl Worker {
         contents: &LaneContents,
         kind: ChannelKind,
         settings: &ChannelSettings,
-        outgoing: &Outgoing<'_>,
+        outgoing: &PlannedMessage<'_>,
         message: Message,
         changes: Vec<NoticeChange>,
     ) -> Result<Progress, picket_store::Error> {
@@ -275,7 +294,7 @@ impl Worker {
         &self,
         lane: &Lane,
         kind: ChannelKind,
-        outgoing: &Outgoing<'_>,
+        outgoing: &PlannedMessage<'_>,
         attempt: &Attempt,
         end: &LaneWork,
         now: Timestamp,
@@ -284,14 +303,24 @@ impl Worker {
         self.metrics.attempts.get_or_create(&OutcomeLabels { kind: kind.as_str(), outcome }).inc();
         match end.notification.as_ref().and_then(|message| message.state) {
             Some(NoticeState::Delivered) => {
-                self.metrics.notifications.get_or_create(&OutcomeLabels { kind: kind.as_str(), outcome: "delivered" }).inc();
-                if let Some(newest) = outgoing.told.iter().map(|told| Timestamp::from(told.notice.recorded_at)).max() {
-                    self.metrics.delivery_seconds.observe(now.saturating_duration_since(newest).as_secs_f64());
+                self.metrics
+                    .notifications
+                    .get_or_create(&OutcomeLabels { kind: kind.as_str(), outcome: "delivered" })
+                    .inc();
+                if let Some(newest) =
+                    outgoing.told.iter().map(|told| Timestamp::from(told.notice.recorded_at)).max()
+                {
+                    self.metrics
+                        .delivery_seconds
+                        .observe(now.saturating_duration_since(newest).as_secs_f64());
                 }
                 info!(channel = lane.channel, kind = kind.as_str(), notification = %outgoing.id, notices = outgoing.told.len(), "delivered");
             }
             Some(_) => {
-                self.metrics.notifications.get_or_create(&OutcomeLabels { kind: kind.as_str(), outcome: "failed" }).inc();
+                self.metrics
+                    .notifications
+                    .get_or_create(&OutcomeLabels { kind: kind.as_str(), outcome: "failed" })
+                    .inc();
                 warn!(channel = lane.channel, kind = kind.as_str(), notification = %outgoing.id, outcome, status = attempt.status, answer = attempt.message, "the channel did not take a message; given up");
             }
             None => {
@@ -302,8 +331,12 @@ impl Worker {
 }
 
 fn read_settings(contents: &LaneContents) -> Result<(ChannelKind, ChannelSettings), String> {
-    let kind = contents.channel.known_kind().ok_or_else(|| format!("kind '{}' is not known to this notifier", contents.channel.kind))?;
-    let settings = ChannelSettings::parse(kind, &contents.channel.settings.0).map_err(|why| why.to_string())?;
+    let kind = contents
+        .channel
+        .known_kind()
+        .ok_or_else(|| format!("kind '{}' is not known to this notifier", contents.channel.kind))?;
+    let settings =
+        ChannelSettings::parse(kind, &contents.channel.settings.0).map_err(|why| why.to_string())?;
     Ok((kind, settings))
 }
 
@@ -370,7 +403,11 @@ fn end_test(end: &mut LaneWork, attempt: &Attempt) {
         message.state = Some(if is_delivered { NoticeState::Delivered } else { NoticeState::Failed });
         message.reason = (!is_delivered).then_some("refused");
     }
-    end.channel = is_delivered.then(|| ChannelChange { succeeded: Some(true), is_failing: Some(false), ..ChannelChange::default() });
+    end.channel = is_delivered.then(|| ChannelChange {
+        succeeded: Some(true),
+        is_failing: Some(false),
+        ..ChannelChange::default()
+    });
 }
 
 fn change_of(id: Uuid, purpose: Purpose, group_key: Option<String>) -> NotificationChange {

@@ -15,7 +15,7 @@ macro_rules! channel_kinds {
 
         impl ChannelKind {
             /// All kinds, in the order of the documentation.
-            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+            pub const ALL_KINDS: &[Self] = &[$(Self::$variant,)*];
 
             /// The kind's name.
             pub fn as_str(self) -> &'static str {
@@ -88,7 +88,7 @@ impl FromStr for ChannelKind {
     type Err = ValidationError;
 
     fn from_str(name: &str) -> Result<Self, ValidationError> {
-        let known = Self::ALL.iter().copied();
+        let known = Self::ALL_KINDS.iter().copied();
         known.clone().find(|kind| kind.as_str() == name).ok_or_else(|| {
             let names: Vec<_> = known.map(Self::as_str).collect();
             ValidationError::new("kind", name, describe_known_names(name, &names))
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn every_kind_reads_back_and_an_unknown_one_is_refused_with_the_nearest() {
-        for kind in ChannelKind::ALL {
+        for kind in ChannelKind::ALL_KINDS {
             assert_eq!(kind.as_str().parse::<ChannelKind>().unwrap(), *kind);
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
         }

@@ -37,6 +37,12 @@ pub enum Event {
     /// A notification channel delivers again.
     #[serde(rename = "channel.working")]
     ChannelWorking(ChannelEvent),
+    /// A certificate ends soon.
+    #[serde(rename = "certificate.expiring")]
+    CertificateExpiring(CertificateEvent),
+    /// Checks are unaccounted for, which is a fault of Picket.
+    #[serde(rename = "ledger.unaccounted")]
+    LedgerUnaccounted(LedgerEvent),
 }
 
 /// An incident that opened or closed.
@@ -156,6 +162,50 @@ pub struct ChannelEvent {
     pub message: Option<String>,
 }
 
+/// A certificate that ends soon: within 30, 14, 7, 3 and 1 days.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CertificateEvent {
+    /// Version of the message.
+    pub v: u32,
+    /// Id of the event: the same at each redelivery.
+    pub id: String,
+    /// Number of the site.
+    pub site_id: SiteId,
+    /// Name of the site, or its URL; null if the site is unknown.
+    pub site: Option<String>,
+    /// URL of the site; null if the site is unknown.
+    pub url: Option<String>,
+    /// Tags of the site; null if the site is unknown.
+    pub tags: Option<Vec<String>>,
+    /// End of the certificate.
+    pub expires_at: Timestamp,
+    /// Number of days within which it ends: 30, 14, 7, 3 or 1.
+    pub days: u16,
+    /// Time of the event.
+    pub at: Timestamp,
+    /// Explanation for a person.
+    pub message: Option<String>,
+}
+
+/// Checks without a row in an hour whose ledger is closed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LedgerEvent {
+    /// Version of the message.
+    pub v: u32,
+    /// Id of the event: the same at each redelivery.
+    pub id: String,
+    /// Start of the hour.
+    pub from: Timestamp,
+    /// End of the hour.
+    pub to: Timestamp,
+    /// Time of the event.
+    pub at: Timestamp,
+    /// Number of checks that are unaccounted for.
+    pub unaccounted: i64,
+    /// Explanation for a person.
+    pub message: Option<String>,
+}
+
 impl Event {
     /// Subject on which the event is published.
     pub fn subject(&self) -> EventSubject {
@@ -168,6 +218,8 @@ impl Event {
             Self::RegionBack(_) => EventSubject::RegionBack,
             Self::ChannelFailing(_) => EventSubject::ChannelFailing,
             Self::ChannelWorking(_) => EventSubject::ChannelWorking,
+            Self::CertificateExpiring(_) => EventSubject::CertificateExpiring,
+            Self::LedgerUnaccounted(_) => EventSubject::LedgerUnaccounted,
         }
     }
 
@@ -178,6 +230,8 @@ impl Event {
             Self::WarningOpened(warning) | Self::WarningClosed(warning) => &warning.id,
             Self::RegionSilent(region) | Self::RegionBack(region) => &region.id,
             Self::ChannelFailing(channel) | Self::ChannelWorking(channel) => &channel.id,
+            Self::CertificateExpiring(certificate) => &certificate.id,
+            Self::LedgerUnaccounted(ledger) => &ledger.id,
         }
     }
 
@@ -198,10 +252,12 @@ impl Event {
             Self::WarningOpened(warning) | Self::WarningClosed(warning) => {
                 Some((warning.site_id, warning.url.as_deref()))
             }
+            Self::CertificateExpiring(certificate) => Some((certificate.site_id, certificate.url.as_deref())),
             Self::RegionSilent(_)
             | Self::RegionBack(_)
             | Self::ChannelFailing(_)
-            | Self::ChannelWorking(_) => None,
+            | Self::ChannelWorking(_)
+            | Self::LedgerUnaccounted(_) => None,
         }
     }
 
@@ -212,7 +268,10 @@ impl Event {
             Self::IncidentOpened(incident) | Self::IncidentClosed(incident) => is_among(&incident.regions),
             Self::WarningOpened(warning) | Self::WarningClosed(warning) => is_among(&warning.regions),
             Self::RegionSilent(event) | Self::RegionBack(event) => event.region == *region,
-            Self::ChannelFailing(_) | Self::ChannelWorking(_) => false,
+            Self::ChannelFailing(_)
+            | Self::ChannelWorking(_)
+            | Self::CertificateExpiring(_)
+            | Self::LedgerUnaccounted(_) => false,
         }
     }
 }

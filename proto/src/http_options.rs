@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::auth::check_secret_name;
 pub use self::connection::ConnectTarget;
 use crate::ValidationError;
 

@@ -184,13 +184,17 @@ pub enum EventSubject {
     ChannelFailing,
     /// A notification channel delivers again.
     ChannelWorking,
+    /// A certificate ends soon.
+    CertificateExpiring,
+    /// Checks are unaccounted for.
+    LedgerUnaccounted,
 }
 
 impl EventSubject {
     /// Prefix of the subjects of all events, also of kinds that this version does not know.
     pub const PREFIX: &'static str = "picket.event.";
 
-    const KNOWN_SUBJECTS: [Self; 8] = [
+    const KNOWN_SUBJECTS: [Self; 10] = [
         Self::IncidentOpened,
         Self::IncidentClosed,
         Self::WarningOpened,
@@ -199,6 +203,8 @@ impl EventSubject {
         Self::RegionBack,
         Self::ChannelFailing,
         Self::ChannelWorking,
+        Self::CertificateExpiring,
+        Self::LedgerUnaccounted,
     ];
 
     /// The subject as text.
@@ -212,6 +218,8 @@ impl EventSubject {
             Self::RegionBack => "picket.event.region.back",
             Self::ChannelFailing => "picket.event.channel.failing",
             Self::ChannelWorking => "picket.event.channel.working",
+            Self::CertificateExpiring => "picket.event.certificate.expiring",
+            Self::LedgerUnaccounted => "picket.event.ledger.unaccounted",
         }
     }
 

@@ -65,7 +65,7 @@ CREATE TABLE picket.notices (
     channel text NOT NULL,
     step picket.notice_step NOT NULL DEFAULT 'event',
     number smallint NOT NULL DEFAULT 0,
-    -- Name of the route; null if it was none, such as --catch-up.
+    -- Name of the route.
     route text,
     -- Notices of a channel with the same key share a message; null: one message for each event.
     group_key text,
@@ -162,6 +162,18 @@ CREATE FUNCTION picket.lane_of(subject text) RETURNS smallint
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN (picket.hash32('lane ' || subject) % 8)::smallint;
 
+-- What shares a message by a route's group_by; null for one message for each event.
+CREATE FUNCTION picket.group_key_of(
+        group_by text, of_route text, route_tags text[], kind text, of_site bigint, site_tags text[], subject text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE WHEN coalesce(group_by, CASE WHEN picket.is_for_programs(kind) THEN 'site' ELSE 'route' END) = 'route'
+                THEN 'route ' || of_route
+                WHEN group_by = 'tag'
+                THEN 'tag ' || coalesce((SELECT tag FROM unnest(site_tags) AS tag WHERE route_tags = '{}' OR tag = ANY (route_tags) LIMIT 1), '')
+                WHEN picket.is_for_programs(kind) THEN NULL
+                ELSE 'site ' || coalesce(of_site::text, subject)
+           END;
+
 -- Writes the notices of up to `most` transitions, in the order in which these were recorded, and
 -- returns the number of transitions. One caller at a time, because the end of an incident is told to
 -- the channels of its beginning.
@@ -192,13 +204,8 @@ BEGIN
     told AS (
         SELECT DISTINCT ON (matched.transition_id, channel.name)
                matched.transition_id, channel.name AS channel, matched.name AS route, matched.subject,
-               CASE WHEN coalesce(matched.group_by, CASE WHEN picket.is_for_programs(channel.kind) THEN 'site' ELSE 'route' END) = 'route'
-                    THEN 'route ' || matched.name
-                    WHEN matched.group_by = 'tag'
-                    THEN 'tag ' || coalesce((SELECT tag FROM unnest(matched.site_tags) AS tag WHERE matched.tags = '{}' OR tag = ANY (matched.tags) LIMIT 1), '')
-                    WHEN picket.is_for_programs(channel.kind) THEN NULL
-                    ELSE 'site ' || coalesce(matched.site_id::text, matched.subject)
-               END AS group_key,
+               picket.group_key_of(matched.group_by, matched.name, matched.tags, channel.kind, matched.site_id, matched.site_tags,
+                                   matched.subject) AS group_key,
                matched.recorded_at + (matched.delay_ms + coalesce(matched.wait_ms,
                    CASE WHEN picket.is_for_programs(channel.kind) THEN 0 ELSE 10000 END)) * interval '1 millisecond' AS due_at
         FROM matched
@@ -219,11 +226,11 @@ BEGIN
         ORDER BY matched.transition_id, channel.name, step.number, matched.rank
     )
     INSERT INTO picket.notices (transition_id, channel, step, number, route, group_key, lane, due_at)
-    SELECT transition_id, channel, 'event'::picket.notice_step, 0, route, group_key,
+    SELECT transition_id, channel, 'event'::picket.notice_step, 0::smallint, route, group_key,
            CASE WHEN group_key IS NULL THEN picket.lane_of(subject) ELSE 0 END, due_at
     FROM told
     UNION ALL
-    SELECT transition_id, channel, 'escalation'::picket.notice_step, number, route,
+    SELECT transition_id, channel, 'escalation'::picket.notice_step, number::smallint, route,
            CASE WHEN NOT picket.is_for_programs(kind) THEN 'escalation ' || route END,
            CASE WHEN picket.is_for_programs(kind) THEN picket.lane_of(subject) ELSE 0 END, due_at
     FROM escalated
@@ -257,6 +264,146 @@ BEGIN
     RETURN cardinality(planned);
 END $$;
 COMMENT ON FUNCTION picket.plan_notices IS 'Writes the notices of the oldest transitions without, and returns the number of transitions';
+
+-- Tells a channel, or the channels of a route, of what began before it was there and still lasts;
+-- returns the number of notices. Nobody is told twice.
+CREATE FUNCTION picket.catch_up(of_channel text, of_route text) RETURNS bigint
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    number bigint;
+BEGIN
+    PERFORM picket.lock('notices');
+    WITH lasting AS MATERIALIZED (
+        SELECT * FROM picket.transitions AS begun
+        WHERE begun.event IN ('incident.opened', 'warning.opened', 'region.silent', 'channel.failing')
+          AND NOT EXISTS (SELECT FROM picket.transitions AS ended WHERE ended.subject = begun.subject AND ended.is_end)
+    ),
+    told AS (
+        SELECT DISTINCT ON (lasting.transition_id, channel.name)
+               lasting.transition_id, channel.name AS channel, route.name AS route, lasting.subject,
+               picket.group_key_of(route.group_by, route.name, route.tags, channel.kind, lasting.site_id, lasting.tags, lasting.subject)
+                   AS group_key,
+               bool_or(route.name = of_route) OVER (PARTITION BY lasting.transition_id, channel.name) AS is_named
+        FROM lasting
+        CROSS JOIN LATERAL picket.matching_routes(lasting.event, lasting.site_id, lasting.tags, lasting.regions) AS route
+        CROSS JOIN unnest(route.channels) AS named
+        JOIN picket.channels AS channel ON channel.name = named AND channel.kind <> 'watchdog'
+        WHERE of_channel IS NULL OR channel.name = of_channel
+        ORDER BY lasting.transition_id, channel.name, route.fallback, route.position, route.route_id
+    ),
+    added AS (
+        INSERT INTO picket.notices (transition_id, channel, route, group_key, lane, due_at)
+        SELECT transition_id, channel, route, group_key, CASE WHEN group_key IS NULL THEN picket.lane_of(subject) ELSE 0 END,
+               clock_timestamp()
+        FROM told WHERE of_route IS NULL OR is_named
+        ON CONFLICT DO NOTHING
+        RETURNING transition_id, channel, lane
+    ),
+    counted AS (
+        -- Planning counts those of a transition that is not planned yet.
+        UPDATE picket.transitions AS transition SET channels = transition.channels + more.number
+        FROM (SELECT transition_id, count(*)::smallint AS number FROM added GROUP BY transition_id) AS more
+        WHERE transition.transition_id = more.transition_id AND transition.planned_at IS NOT NULL
+    ),
+    woken AS (
+        UPDATE picket.channel_lanes AS kept SET due_at = least(kept.due_at, clock_timestamp())
+        FROM (SELECT DISTINCT channel, lane FROM added) AS used
+        WHERE kept.channel = used.channel AND kept.lane = used.lane
+    )
+    SELECT count(*) INTO number FROM added;
+    RETURN number;
+END $$;
+COMMENT ON FUNCTION picket.catch_up IS
+    'Tells a new channel, or the channels of a new route, of what lasts; returns the number of notices';
+
+-- Has what failed tried once more: one notification, or those of a channel that failed since a time.
+-- Returns their number.
+CREATE FUNCTION picket.retry_failed(of_notification uuid, of_channel text, since timestamptz) RETURNS bigint
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    messages bigint;
+    unsent bigint;
+BEGIN
+    -- Under its old number, by which a receiver recognises a message that it has already.
+    UPDATE picket.notifications AS message
+    SET state = 'waiting', reason = NULL, ended_at = NULL, next_attempt_at = clock_timestamp()
+    WHERE message.state = 'failed' AND (of_notification IS NULL OR message.notification_id = of_notification)
+      AND (of_channel IS NULL OR message.channel = of_channel) AND (since IS NULL OR message.ended_at >= since)
+      AND EXISTS (SELECT FROM picket.channels AS channel WHERE channel.name = message.channel);
+    GET DIAGNOSTICS messages = ROW_COUNT;
+    SELECT count(*) INTO unsent FROM picket.notices AS notice
+    WHERE notice.state = 'failed' AND notice.notification_id IS NULL AND of_notification IS NULL
+      AND notice.channel = of_channel AND (since IS NULL OR notice.ended_at >= since);
+    UPDATE picket.notices AS notice
+    SET state = 'waiting', reason = NULL, ended_at = NULL, due_at = clock_timestamp()
+    WHERE notice.state = 'failed'
+      AND (EXISTS (SELECT FROM picket.notifications AS message
+                   WHERE message.notification_id = notice.notification_id AND message.state = 'waiting')
+           OR notice.notification_id IS NULL AND of_notification IS NULL AND notice.channel = of_channel
+              AND (since IS NULL OR notice.ended_at >= since));
+    UPDATE picket.channel_lanes AS kept SET due_at = least(kept.due_at, clock_timestamp())
+    WHERE EXISTS (SELECT FROM picket.notices AS notice WHERE notice.channel = kept.channel AND notice.lane = kept.lane
+                  AND notice.state = 'waiting' AND notice.due_at <= clock_timestamp())
+       OR EXISTS (SELECT FROM picket.notifications AS message WHERE message.channel = kept.channel AND message.lane = kept.lane
+                  AND message.state = 'waiting' AND message.next_attempt_at <= clock_timestamp());
+    RETURN messages + unsent;
+END $$;
+COMMENT ON FUNCTION picket.retry_failed IS 'Has failed notifications tried once more; returns their number';
+
+-- Asks for a message marked as a test through a channel. Null if it is on its way; otherwise why not.
+CREATE FUNCTION picket.request_test(of_channel text, of_id uuid) RETURNS text
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    -- The lane first, so that a notifier which releases it at this time sees the test.
+    UPDATE picket.channel_lanes AS kept SET due_at = least(kept.due_at, clock_timestamp())
+    WHERE kept.channel = of_channel AND kept.lane = 0;
+    IF NOT FOUND THEN
+        RETURN 'unknown';
+    END IF;
+    IF (SELECT count(*) FROM picket.notifications AS earlier
+        WHERE earlier.channel = of_channel AND earlier.lane = 0 AND earlier.purpose = 'test' AND earlier.state = 'waiting') >= 5 THEN
+        RETURN 'busy';
+    END IF;
+    INSERT INTO picket.notifications (notification_id, channel, lane, purpose) VALUES (of_id, of_channel, 0, 'test');
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION picket.request_test IS 'Asks for a test message through a channel; null, or unknown or busy if there will be none';
+
+-- Gives a test up that nobody waits for any more, so that it is not sent later.
+CREATE FUNCTION picket.cancel_test(of_id uuid) RETURNS void
+    LANGUAGE sql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+        UPDATE picket.notifications SET state = 'superseded', reason = 'cancelled', ended_at = clock_timestamp()
+        WHERE notification_id = of_id AND purpose = 'test' AND state = 'waiting'
+    $$;
+COMMENT ON FUNCTION picket.cancel_test IS 'Gives a test message up';
+
+-- What waits for a channel ends with it: a later channel of the same name is another one.
+CREATE FUNCTION picket.channels_removed() RETURNS trigger
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    UPDATE picket.notices SET state = 'suppressed', reason = 'channel_removed', ended_at = clock_timestamp()
+    WHERE channel = OLD.name AND state = 'waiting';
+    UPDATE picket.notifications SET state = 'superseded', reason = 'channel_removed', ended_at = clock_timestamp()
+    WHERE channel = OLD.name AND state = 'waiting';
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION picket.channels_removed IS 'Ends what waits for a channel that is removed';
+CREATE TRIGGER channels_removed AFTER DELETE ON picket.channels FOR EACH ROW EXECUTE FUNCTION picket.channels_removed();
 
 -- Leases a lane in which there is something to do; no row if there is none.
 CREATE FUNCTION picket.claim_lane(of_notifier text, lease_ms integer) RETURNS SETOF picket.channel_lanes
@@ -461,3 +608,127 @@ BEGIN
     RETURN true;
 END $$;
 COMMENT ON FUNCTION picket.release_lane IS 'Ends the lease of a lane and computes when there is something to do next';
+
+-- Takes the turn to request a watchdog, or to repeat to an Alertmanager what is firing; false if another
+-- notifier has taken it, or it is not due.
+CREATE FUNCTION picket.take_ping(of_channel text, interval_ms integer) RETURNS boolean
+    LANGUAGE sql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+        WITH taken AS (
+            UPDATE picket.channel_states AS state
+            SET next_ping_at = clock_timestamp() + interval_ms * interval '1 millisecond'
+            WHERE state.channel = of_channel AND state.next_ping_at <= clock_timestamp()
+            RETURNING 1
+        )
+        SELECT EXISTS (SELECT FROM taken)
+    $$;
+COMMENT ON FUNCTION picket.take_ping IS 'Takes the turn for a regular request of a channel';
+
+-- Records events of certificates that end within 30, 14, 7, 3 and 1 days, each once; returns their
+-- number. A certificate that was renewed has another end, and so events of its own.
+CREATE FUNCTION picket.record_certificate_events() RETURNS integer
+    LANGUAGE sql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+        WITH ending AS (
+            SELECT certificate.site_id, min(certificate.expires_at) AS expires_at
+            FROM picket.certificates AS certificate
+            JOIN picket.sites AS site ON site.id = certificate.site_id AND site.enabled
+            WHERE certificate.expires_at < now() + interval '30 days' AND certificate.expires_at > now() - interval '1 day'
+              AND certificate.seen_at > now() - interval '2 days'
+            GROUP BY certificate.site_id
+        ),
+        due AS (
+            SELECT ending.*, (SELECT min(days) FROM unnest('{30,14,7,3,1}'::integer[]) AS days
+                              WHERE ending.expires_at < now() + days * interval '1 day') AS days
+            FROM ending
+        ),
+        identified AS (
+            SELECT due.*, format('certificate.%s.%s.%s.expiring', site_id, picket.micros(expires_at) / 1000, days) AS id FROM due
+        ),
+        recorded AS (
+            INSERT INTO picket.outbox (event_id, subject, payload)
+            SELECT identified.id, 'picket.event.certificate.expiring', jsonb_build_object(
+                'v', 1, 'id', identified.id, 'event', 'certificate.expiring', 'site_id', identified.site_id, 'site', known.site, 'url', known.url,
+                'tags', known.tags, 'expires_at', picket.wire_time(expires_at), 'days', days,
+                'at', picket.wire_time(clock_timestamp()),
+                'message', format('the certificate ends within %s %s, on %s UTC', days, CASE days WHEN 1 THEN 'day' ELSE 'days' END,
+                                  to_char(expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI')))
+            FROM identified JOIN picket.known_sites AS known ON known.id = identified.site_id
+            WHERE NOT EXISTS (SELECT FROM picket.transitions AS earlier WHERE earlier.event_id = identified.id)
+              -- Two notifiers at once: the row of the lock is held until the end of the transaction.
+              AND picket.try_lock('notices')
+            RETURNING 1
+        )
+        SELECT count(*)::integer FROM recorded
+    $$;
+COMMENT ON FUNCTION picket.record_certificate_events IS 'Records events of certificates that end soon, each once';
+
+-- Whether the whole chain works, as words; null if it does. For watchdogs.
+CREATE FUNCTION picket.chain_problem() RETURNS text
+    LANGUAGE sql STABLE
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT CASE
+            WHEN (SELECT min(accounted_through) FROM picket.leases
+                  WHERE EXISTS (SELECT FROM picket.schedules WHERE valid_to IS NULL)) < now() - interval '5 minutes' - (SELECT ledger_grace FROM picket.settings)
+                THEN 'the ledger of checks has not been closed for more than 5 minutes'
+            WHEN (SELECT min(created_at) FROM picket.outbox) < now() - interval '60 seconds'
+                THEN 'events have waited for more than a minute to be published'
+            WHEN EXISTS (SELECT FROM picket.transitions WHERE planned_at IS NULL AND recorded_at < now() - interval '60 seconds')
+                THEN 'events have waited for more than a minute for notifications'
+            WHEN EXISTS (SELECT FROM picket.channels AS channel JOIN picket.channel_states AS state ON state.channel = channel.name
+                         WHERE channel.enabled AND channel.kind <> 'watchdog')
+             AND NOT EXISTS (SELECT FROM picket.channels AS channel JOIN picket.channel_states AS state ON state.channel = channel.name
+                             WHERE channel.enabled AND channel.kind <> 'watchdog' AND NOT state.is_failing)
+                THEN 'no channel delivers'
+        END
+    $$;
+COMMENT ON FUNCTION picket.chain_problem IS 'What keeps the whole chain from working; null if it works';
+
+-- Records an event if checks of the last hour that is rolled up are unaccounted for, once an hour;
+-- returns whether it did. The sums of rollups are compared first, which is cheap; only the ledger
+-- itself decides.
+CREATE FUNCTION picket.record_ledger_event() RETURNS boolean
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    upto CONSTANT timestamptz := (SELECT rolled_through FROM picket.rollup_state);
+    since CONSTANT timestamptz := upto - interval '1 hour';
+    new_id CONSTANT text := format('ledger.%s.unaccounted', picket.micros(since) / 1000);
+    missing bigint;
+    sites bigint;
+BEGIN
+    IF upto IS NULL OR NOT isfinite(upto) OR EXISTS (SELECT FROM picket.rollups_dirty WHERE hour = since)
+       OR EXISTS (SELECT FROM picket.transitions AS earlier WHERE earlier.event_id = new_id)
+       OR NOT picket.try_lock('notices') THEN
+        RETURN false;
+    END IF;
+    SELECT coalesce(sum(picket.tick_count(interval_ms, phase_ms, greatest(valid_from, since - interval '1 microsecond'),
+                                          least(valid_to, upto - interval '1 microsecond'))), 0)
+           - (SELECT coalesce(sum(up + down + missed + gap), 0) FROM picket.rollups_hourly WHERE hour = since)
+    INTO missing
+    FROM picket.schedules WHERE valid_from < upto AND (valid_to IS NULL OR valid_to >= since);
+    IF missing = 0 THEN
+        RETURN false;
+    END IF;
+    SELECT sum(unaccounted), count(*) INTO missing, sites
+    FROM report.ledger(since - interval '1 microsecond', upto - interval '1 microsecond') WHERE unaccounted <> 0;
+    IF coalesce(missing, 0) = 0 THEN
+        RETURN false;
+    END IF;
+    INSERT INTO picket.outbox (event_id, subject, payload) VALUES (
+        new_id, 'picket.event.ledger.unaccounted', jsonb_build_object(
+            'v', 1, 'id', new_id, 'event', 'ledger.unaccounted', 'from', picket.wire_time(since), 'to', picket.wire_time(upto),
+            'at', picket.wire_time(clock_timestamp()), 'unaccounted', missing,
+            'message', format('%s checks of %s sites and regions are unaccounted for in the hour from %s UTC', missing, sites,
+                              to_char(since AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI'))));
+    RETURN true;
+END $$;
+COMMENT ON FUNCTION picket.record_ledger_event IS 'Records an event if checks of the last hour are unaccounted for';

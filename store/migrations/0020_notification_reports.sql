@@ -200,9 +200,23 @@ CREATE FUNCTION picket.mark_notifier(of_id text, of_version text) RETURNS void
     AS $$
 DECLARE
     last timestamptz;
+    present CONSTANT timestamptz := clock_timestamp();
 BEGIN
     IF picket.try_lock('notices') THEN
         SELECT max(seen_at) INTO last FROM picket.notifiers;
+        -- The clock was ahead: nothing may wait for a time that it wrote.
+        IF last > present + interval '1 minute' THEN
+            UPDATE picket.notifiers SET seen_at = present WHERE seen_at > present;
+            UPDATE picket.transitions SET recorded_at = present WHERE recorded_at > present;
+            UPDATE picket.notices SET due_at = present WHERE state = 'waiting' AND due_at > present;
+            UPDATE picket.notifications SET next_attempt_at = present WHERE state = 'waiting' AND next_attempt_at > present;
+            UPDATE picket.channel_states SET next_send_at = least(next_send_at, present), next_ping_at = least(next_ping_at, present),
+                storm = CASE WHEN storm IS NOT NULL
+                             THEN storm || jsonb_build_object('started_at', picket.wire_time(present), 'next_at', picket.wire_time(present)) END;
+            UPDATE picket.channel_lanes SET due_at = present, leased_until = '-infinity', epoch = epoch + 1;
+            DELETE FROM picket.notification_gaps WHERE gap_to > present;
+            last := present;
+        END IF;
         IF last < clock_timestamp() - interval '2 minutes' THEN
             INSERT INTO picket.notification_gaps VALUES (last, clock_timestamp()) ON CONFLICT DO NOTHING;
         END IF;
@@ -232,9 +246,9 @@ BEGIN
             picket.channels, picket.channel_states, picket.channel_lanes, picket.routes, picket.silences, picket.notifiers,
             picket.notification_gaps, picket.notification_progress, picket.transitions, picket.notices, picket.notifications,
             picket.delivery_attempts, picket.certificates TO picket_notifier;
-        GRANT UPDATE (next_ping_at) ON picket.channel_states TO picket_notifier;
         GRANT EXECUTE ON FUNCTION picket.plan_notices, picket.claim_lane, picket.release_lane, picket.write_lane_work,
-            picket.end_attempt, picket.set_channel_failing, picket.mark_notifier TO picket_notifier;
+            picket.end_attempt, picket.set_channel_failing, picket.mark_notifier, picket.take_ping, picket.record_certificate_events, picket.record_ledger_event,
+            picket.chain_problem TO picket_notifier;
         FOR callable IN SELECT oid FROM pg_proc
                         WHERE pronamespace = 'picket'::regnamespace AND prokind = 'f' AND NOT prosecdef
                           AND provolatile IN ('i', 's') AND prorettype <> 'trigger'::regtype LOOP
@@ -251,7 +265,8 @@ BEGIN
         GRANT DELETE, INSERT (site_id, tag, all_sites, starts_at, ends_at, reason, created_by), UPDATE (ends_at, reason)
             ON picket.silences TO picket_api;
         GRANT INSERT (incident_id, acknowledged_by, note), DELETE ON picket.acknowledgements TO picket_api;
-        GRANT INSERT (notification_id, channel, lane, purpose) ON picket.notifications TO picket_api;
+        GRANT EXECUTE ON FUNCTION picket.catch_up, picket.retry_failed, picket.request_test, picket.cancel_test
+            TO picket_api;
     END IF;
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'picket_coordinator') THEN
         GRANT EXECUTE ON FUNCTION picket.prune_notifications TO picket_coordinator;

@@ -169,6 +169,7 @@ enum IncidentWrite {
         cause: Option<&'static str>,
         message: Option<String>,
         regions: String,
+        regions_reporting: i16,
     },
     Closed(Timestamp),
 }
@@ -176,13 +177,18 @@ enum IncidentWrite {
 impl PendingWrites {
     fn add_decision(&mut self, known: &SiteContext, decision: Decision) {
         let (id, shard) = (known.id, known.shard);
+        let mut openings = decision.openings.iter();
         for (place, change) in decision.changes.into_iter().enumerate() {
             let change = match change {
                 IncidentChange::Closed { at } => IncidentWrite::Closed(at),
                 IncidentChange::Opened { at, first_failure_at, cause, message, regions } => {
                     let cause = cause.map(|cause| cause.as_str());
+                    let reporting =
+                        openings.next().map_or(0, |opening| opening.down.len() + opening.up_count);
+                    let regions_reporting = i16::try_from(reporting).unwrap_or(i16::MAX);
                     let regions = known.join_region_names(&regions);
-                    IncidentWrite::Opened { at, first: first_failure_at, cause, message, regions }
+                    let first = first_failure_at;
+                    IncidentWrite::Opened { at, first, cause, message, regions, regions_reporting }
                 }
             };
             if self.incident_writes.len() <= place {
@@ -263,9 +269,10 @@ async fn open_incidents(connection: &mut PgConnection, opened: Vec<(i64, Inciden
         return Ok(0);
     }
     let (mut sites, mut ats, mut firsts) = (vec![], vec![], vec![]);
-    let (mut causes, mut messages, mut places) = (vec![], vec![], vec![]);
+    let (mut causes, mut messages, mut places, mut reporting) = (vec![], vec![], vec![], vec![]);
     for (site, change) in opened {
-        if let IncidentWrite::Opened { at, first, cause, message, regions } = change {
+        if let IncidentWrite::Opened { at, first, cause, message, regions, regions_reporting } = change {
+            reporting.push(regions_reporting);
             sites.push(site);
             ats.push(DbTimestamp(at));
             firsts.push(DbTimestamp(first));
@@ -275,10 +282,10 @@ async fn open_incidents(connection: &mut PgConnection, opened: Vec<(i64, Inciden
         }
     }
     let done = sqlx::query(
-        "INSERT INTO picket.incidents (site_id, opened_at, first_failure_at, cause, message, regions)
-         SELECT site_id, opened_at, first_failure_at, cause::picket.cause, message, string_to_array(regions, ',')
-         FROM unnest($1::bigint[], $2::timestamptz[], $3::timestamptz[], $4::text[], $5::text[], $6::text[])
-             AS new (site_id, opened_at, first_failure_at, cause, message, regions)
+        "INSERT INTO picket.incidents (site_id, opened_at, first_failure_at, cause, message, regions, regions_reporting)
+         SELECT site_id, opened_at, first_failure_at, cause::picket.cause, message, string_to_array(regions, ','), reporting
+         FROM unnest($1::bigint[], $2::timestamptz[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::smallint[])
+             AS new (site_id, opened_at, first_failure_at, cause, message, regions, reporting)
          ON CONFLICT (site_id) WHERE closed_at IS NULL DO NOTHING",
     )
     .bind(sites)
@@ -287,6 +294,7 @@ async fn open_incidents(connection: &mut PgConnection, opened: Vec<(i64, Inciden
     .bind(causes)
     .bind(messages)
     .bind(places)
+    .bind(reporting)
     .execute(connection)
     .await?;
     Ok(done.rows_affected())

@@ -119,7 +119,6 @@ impl NoticeStep {
             Self::Calm => "calm",
         }
     }
-
 }
 
 impl From<String> for NoticeStep {
@@ -196,6 +195,8 @@ pub struct LaneNotice {
     pub site_changed_at: Option<DbTimestamp>,
     /// True if an incident of the site is open.
     pub is_site_down: bool,
+    /// Of a message about one event: due time of an earlier event about the same subject that waits.
+    pub blocked_until: Option<DbTimestamp>,
 }
 
 impl LaneNotice {
@@ -376,8 +377,8 @@ pub async fn load_lane(store: &Store, lane: &Lane) -> Result<Option<LaneContents
         .await
 }
 
-/// Notices that wait in a lane. Those that are not due yet are read as well: an incident that ends
-/// before it is due is brief.
+/// Notices that wait in a lane. Transitions of groups that are not due yet are read as well: an
+/// incident that ends before it is due is brief. Of messages about one event the oldest are enough.
 const LANE_NOTICES_SQL: &str = "
     SELECT notice.transition_id, notice.step::text AS step, notice.number, notice.route, notice.group_key, notice.due_at,
            notice.reason, notice.notification_id, transition.event, transition.subject, transition.is_end,
@@ -402,7 +403,12 @@ const LANE_NOTICES_SQL: &str = "
             WHERE change.site_id = transition.site_id AND change.event IN ('incident.opened', 'incident.closed'))
                AS site_changed_at,
            EXISTS (SELECT FROM picket.incidents AS incident
-                   WHERE incident.site_id = transition.site_id AND incident.closed_at IS NULL) AS is_site_down
+                   WHERE incident.site_id = transition.site_id AND incident.closed_at IS NULL) AS is_site_down,
+           CASE WHEN notice.group_key IS NULL THEN
+               (SELECT max(before.due_at) FROM picket.transitions AS earlier
+                JOIN picket.notices AS before ON before.transition_id = earlier.transition_id
+                WHERE earlier.subject = transition.subject AND earlier.transition_id < transition.transition_id
+                  AND before.channel = $1 AND before.step = 'event' AND before.state = 'waiting') END AS blocked_until
     FROM picket.notices AS notice
     JOIN picket.transitions AS transition ON transition.transition_id = notice.transition_id
     LEFT JOIN picket.routes AS route ON route.name = notice.route
@@ -411,6 +417,12 @@ const LANE_NOTICES_SQL: &str = "
     LEFT JOIN picket.notices AS begun
       ON transition.is_end AND begun.transition_id = other.transition_id AND begun.channel = notice.channel AND begun.step = 'event'
     WHERE notice.channel = $1 AND notice.lane = $2 AND notice.state = 'waiting'
+      AND CASE WHEN notice.group_key IS NOT NULL THEN notice.step = 'event' OR notice.due_at <= $3
+               ELSE notice.transition_id = ANY (ARRAY(
+                   SELECT single.transition_id FROM picket.notices AS single
+                   WHERE single.channel = $1 AND single.lane = $2 AND single.state = 'waiting'
+                     AND single.group_key IS NULL AND single.due_at <= $3
+                   ORDER BY single.transition_id LIMIT 50)) AND notice.due_at <= $3 END
     ORDER BY notice.transition_id, notice.step, notice.number
     LIMIT $4";
 
@@ -487,4 +499,90 @@ pub async fn find_thread(
     let found: Option<(Uuid, Option<Json<Value>>)> =
         store.with_timeout(LANE_TIMEOUT, "find the thread of a message", query).await?;
     Ok(found.map(|(id, left)| (id, left.map(|left| left.0))))
+}
+
+/// A channel that is requested regularly.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct PingedChannel {
+    /// Name.
+    pub name: String,
+    /// Kind.
+    pub kind: String,
+    /// Settings.
+    pub settings: Json<Value>,
+}
+
+/// Takes the turns of the channels that are due for their regular request: watchdogs, and
+/// Alertmanagers, which forget what is not repeated.
+///
+/// # Errors
+/// If the database cannot be reached in time.
+pub async fn take_pings(store: &Store, interval: Duration) -> Result<Vec<PingedChannel>, Error> {
+    let query = sqlx::query_as(
+        "SELECT channel.name, channel.kind, channel.settings || state.overrides AS settings
+         FROM picket.channels AS channel JOIN picket.channel_states AS state ON state.channel = channel.name
+         WHERE channel.enabled AND channel.kind IN ('watchdog', 'alertmanager') AND state.problem IS NULL
+           AND state.next_ping_at <= clock_timestamp() AND picket.take_ping(channel.name, $1)",
+    );
+    let query = query.bind(to_millis(interval)).fetch_all(&store.pool);
+    store.with_timeout(LANE_TIMEOUT, "take the turns of watchdogs", query).await
+}
+
+/// What keeps the whole chain from working; `None` if it works.
+///
+/// # Errors
+/// If the database cannot be reached in time.
+pub async fn find_chain_problem(store: &Store) -> Result<Option<String>, Error> {
+    let query = sqlx::query_scalar("SELECT picket.chain_problem()").fetch_one(&store.pool);
+    store.with_timeout(LANE_TIMEOUT, "look at the whole chain", query).await
+}
+
+/// An event that a channel has been told of and that lasts, or ended lately.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct FiringEvent {
+    /// Name of the event.
+    pub event: String,
+    /// What the event is about.
+    pub subject: String,
+    /// True for an end.
+    pub is_end: bool,
+    /// The event as published.
+    pub payload: Json<Value>,
+    /// Time when it was recorded.
+    pub recorded_at: DbTimestamp,
+}
+
+/// Lists the open incidents of which the channel has been told, and the ends of the last five
+/// minutes, the newest first.
+///
+/// # Errors
+/// If the database cannot be reached in time.
+pub async fn list_firing_events(store: &Store, channel: &str) -> Result<Vec<FiringEvent>, Error> {
+    let query = sqlx::query_as(
+        "SELECT transition.event, transition.subject, transition.is_end, transition.payload, transition.recorded_at
+         FROM picket.incidents AS incident
+         JOIN picket.transitions AS transition ON transition.incident_id = incident.incident_id
+         JOIN picket.notices AS notice
+           ON notice.transition_id = transition.transition_id AND notice.channel = $1 AND notice.step = 'event'
+         WHERE notice.state = 'delivered'
+           AND CASE WHEN transition.is_end THEN transition.recorded_at > clock_timestamp() - interval '5 minutes'
+                    ELSE incident.closed_at IS NULL END
+           AND (incident.closed_at IS NULL OR incident.closed_at > clock_timestamp() - interval '1 hour')
+         ORDER BY transition.transition_id DESC LIMIT 5000",
+    );
+    let query = query.bind(channel).fetch_all(&store.pool);
+    store.with_timeout(LANE_TIMEOUT, "list what is firing", query).await
+}
+
+/// Records events of certificates that end soon, and of checks that are unaccounted for; returns
+/// their number.
+///
+/// # Errors
+/// If the database cannot be reached in time.
+pub async fn record_due_events(store: &Store) -> Result<i32, Error> {
+    const RECORD_TIMEOUT: Duration = Duration::from_secs(25);
+    let query = sqlx::query_scalar(
+        "SELECT picket.record_certificate_events() + picket.record_ledger_event()::integer",
+    );
+    store.with_timeout(RECORD_TIMEOUT, "record due events", query.fetch_one(&store.pool)).await
 }

@@ -5,12 +5,16 @@
 //! server that has disappeared.
 #![warn(missing_docs)]
 
+pub mod acknowledgements;
 pub mod adhoc_results;
 mod api_secrets;
 pub mod api_tokens;
 pub mod certificates;
 pub mod change_feed;
+pub mod channel_tests;
+pub mod channels;
 mod decisions;
+pub mod definitions;
 pub mod error;
 pub mod housekeeping;
 pub mod incident_pages;
@@ -22,6 +26,7 @@ pub mod ledger;
 pub mod live_feed;
 pub mod maintenance;
 pub mod moments;
+pub mod notifications;
 pub mod options;
 pub mod outbox;
 pub mod partitions;
@@ -29,10 +34,12 @@ pub mod regions;
 pub mod reports;
 pub mod result_watermark;
 pub mod results;
+pub mod routes;
 mod row_version;
 pub mod schedules;
 pub mod sessions;
 pub mod settings;
+pub mod silences;
 pub mod site_counts;
 pub mod site_history;
 pub mod site_list;
@@ -43,6 +50,7 @@ pub mod tickets;
 mod timestamp;
 pub mod warning_rules;
 pub mod warnings;
+mod write_error;
 
 pub use api_secrets::ApiSecret;
 pub use error::Error;

@@ -10,7 +10,7 @@ use std::{sync::LazyLock, time::Duration};
 use picket_proto::{Shard, SiteId, Timestamp, ValidationError, site::SiteSpec, site_plan::StoredSite};
 
 use self::columns::{DEFINITION_COLUMNS, bind_definition, to_i32};
-pub(crate) use self::row::SITE_COLUMNS;
+pub(crate) use self::{changes::write_changes, row::SITE_COLUMNS};
 pub use self::{
     changes::{SiteChanges, apply_changes},
     versions::{
@@ -91,7 +91,7 @@ pub async fn update_site(store: &Store, id: SiteId, spec: &SiteSpec) -> Result<(
 }
 
 /// Converts a constraint violation of the schema into an error of the store.
-fn map_constraint_error(error: Error) -> Error {
+pub(crate) fn map_constraint_error(error: Error) -> Error {
     let Error::Database { source: sqlx::Error::Database(database), .. } = &error else {
         return error;
     };

@@ -149,13 +149,16 @@ impl LiveEvent {
         }
     }
 
-    /// The event for live views; `None` for one about a notification channel, which no view shows.
+    /// The event for live views; `None` for one that no view shows.
     pub(crate) fn from_event(event: Event, received_at: Timestamp) -> Option<Self> {
         let kind = match &event {
             Event::IncidentOpened(_) | Event::IncidentClosed(_) => EventKind::Incident,
             Event::WarningOpened(_) | Event::WarningClosed(_) => EventKind::Warning,
             Event::RegionSilent(_) | Event::RegionBack(_) => EventKind::Region,
-            Event::ChannelFailing(_) | Event::ChannelWorking(_) => return None,
+            Event::ChannelFailing(_)
+            | Event::ChannelWorking(_)
+            | Event::CertificateExpiring(_)
+            | Event::LedgerUnaccounted(_) => return None,
         };
         let bytes = encode_event(kind.as_str(), Some(received_at), &event);
         let site = event.site().map(|(site, _)| site);
@@ -167,7 +170,10 @@ impl LiveEvent {
                 (warning.tags, Regions::Many(warning.regions))
             }
             Event::RegionSilent(silence) | Event::RegionBack(silence) => (None, Regions::One(silence.region)),
-            Event::ChannelFailing(_) | Event::ChannelWorking(_) => return None,
+            Event::ChannelFailing(_)
+            | Event::ChannelWorking(_)
+            | Event::CertificateExpiring(_)
+            | Event::LedgerUnaccounted(_) => return None,
         };
         // The site of an event is known; a site without tags has none.
         let tags = site.map(|_| tags.unwrap_or_default());

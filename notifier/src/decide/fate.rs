@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use picket_proto::Timestamp;
 use picket_store::lanes::{LaneContents, LaneNotice, NoticeStep};
 
-use super::{Told, payload_text};
+use super::{PlannedItem, payload_text};
 use picket_proto::duration::describe_duration;
 
 use crate::message::Verdict;
@@ -25,7 +25,7 @@ const INACTIVE_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Clone, Debug)]
 pub(super) enum Fate<'a> {
     /// It is told as soon as its group is ready.
-    Tell(Told<'a>),
+    Notify(PlannedItem<'a>),
     /// It ends untold.
     Suppress(&'static str),
     /// It waits until then; for what, if not for its time.
@@ -41,22 +41,28 @@ pub(super) fn decide_fates(contents: &LaneContents) -> Vec<(&LaneNotice, Fate<'_
     for notice in &contents.notices {
         let fate = if !contents.channel.enabled {
             Fate::Suppress("channel_paused")
+        } else if let Some(until) = notice.blocked_until.map(Timestamp::from)
+            && until > contents.now
+        {
+            // An earlier event about the same subject is attempted first.
+            Fate::Wait(until, None)
         } else {
             match (notice.step, notice.is_end) {
                 (NoticeStep::Event, false) => decide_beginning(notice, contents.now),
                 (NoticeStep::Event, true) => {
                     match begun.get(notice.subject.as_str()).map(|place| &mut fates[*place].1) {
                         // One line tells both.
-                        Some(Fate::Tell(told)) if told.verdict == Verdict::WasDown => {
+                        Some(Fate::Notify(told)) if told.verdict == Verdict::WasDown => {
                             told.notice = notice;
-                            told.attempted =
-                                told.attempted.or_else(|| notice.notification_id.map(|id| (id, notice.due_at.into())));
+                            told.attempted = told
+                                .attempted
+                                .or_else(|| notice.notification_id.map(|id| (id, notice.due_at.into())));
                             told.keys.push(notice.key());
                             continue;
                         }
-                        Some(Fate::Suppress(reason)) => Fate::Suppress(*reason),
+                        Some(Fate::Suppress(reason)) => Fate::Suppress(reason),
                         // Programs are told of the beginning first.
-                        Some(Fate::Tell(_)) => tell(notice, Verdict::of_end(notice)),
+                        Some(Fate::Notify(_)) => plan_item(notice, Verdict::of_end(notice)),
                         Some(Fate::Wait(until, reason)) => Fate::Wait(*until, *reason),
                         None => decide_end(notice, contents.now),
                     }
@@ -77,13 +83,13 @@ fn is_for_people(notice: &LaneNotice) -> bool {
     notice.group_key.is_some()
 }
 
-fn tell(notice: &LaneNotice, verdict: Verdict) -> Fate<'_> {
-    tell_with_note(notice, verdict, None)
+fn plan_item(notice: &LaneNotice, verdict: Verdict) -> Fate<'_> {
+    plan_item_with_note(notice, verdict, None)
 }
 
-fn tell_with_note(notice: &LaneNotice, verdict: Verdict, note: Option<String>) -> Fate<'_> {
+fn plan_item_with_note(notice: &LaneNotice, verdict: Verdict, note: Option<String>) -> Fate<'_> {
     let attempted = notice.notification_id.map(|id| (id, Timestamp::from(notice.due_at)));
-    Fate::Tell(Told { verdict, notice, keys: vec![notice.key()], note, attempted })
+    Fate::Notify(PlannedItem { verdict, notice, keys: vec![notice.key()], note, attempted })
 }
 
 /// The wait for silence or for the route's hours; `None` if it may be told now.
@@ -109,11 +115,13 @@ fn decide_beginning(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
             Some("outside_hours") => Fate::Suppress("outside_hours"),
             _ if notice.silenced_until.is_some() => Fate::Suppress("silenced"),
             // An attempt may have reached the receiver.
-            _ if notice.notification_id.is_none() && lasted < delay_time(notice) + wait => Fate::Suppress("brief"),
-            _ if !is_for_people(notice) => tell(notice, Verdict::of_beginning(notice)),
+            _ if notice.notification_id.is_none() && lasted < delay_time(notice) + wait => {
+                Fate::Suppress("brief")
+            }
+            _ if !is_for_people(notice) => plan_item(notice, Verdict::of_beginning(notice)),
             _ if is_flapping(notice) => Fate::Suppress("flapping"),
             _ if now.saturating_duration_since(ended) > STALE_TIME => Fate::Suppress("stale"),
-            _ => tell(notice, Verdict::WasDown),
+            _ => plan_item(notice, Verdict::WasDown),
         };
     }
     if let Some((until, reason)) = find_quiet(notice, now) {
@@ -129,7 +137,7 @@ fn decide_beginning(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
                 notice.recent_openings,
                 describe_duration(CALM_TIME)
             );
-            return tell_with_note(notice, Verdict::Flapping, Some(note));
+            return plan_item_with_note(notice, Verdict::Flapping, Some(note));
         }
     }
     let note = match held {
@@ -137,7 +145,7 @@ fn decide_beginning(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
         Some("outside_hours") => Some("held back until the hours of the route".to_owned()),
         _ => None,
     };
-    tell_with_note(notice, Verdict::of_beginning(notice), note)
+    plan_item_with_note(notice, Verdict::of_beginning(notice), note)
 }
 
 fn is_flapping(notice: &LaneNotice) -> bool {
@@ -156,8 +164,8 @@ fn decide_end(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
                 return Fate::Suppress("flapping");
             }
             match state {
-                Some("failed") if is_for_people(notice) => tell(notice, Verdict::WasDown),
-                _ => tell(notice, Verdict::of_end(notice)),
+                Some("failed") if is_for_people(notice) => plan_item(notice, Verdict::WasDown),
+                _ => plan_item(notice, Verdict::of_end(notice)),
             }
         }
     }
@@ -195,7 +203,7 @@ fn decide_later(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
         true => format!("still so after {lasting}"),
         false => format!("nobody has acknowledged for {lasting}"),
     };
-    tell_with_note(notice, Verdict::of_beginning(notice), Some(note))
+    plan_item_with_note(notice, Verdict::of_beginning(notice), Some(note))
 }
 
 /// A site that was flapping: told once it has not changed for a time.
@@ -210,7 +218,7 @@ fn decide_calm(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
     }
     let verdict = if notice.is_site_down { Verdict::Down } else { Verdict::Up };
     let note = format!("steady for {} after it went down and up often", describe_duration(CALM_TIME));
-    tell_with_note(notice, verdict, Some(note))
+    plan_item_with_note(notice, verdict, Some(note))
 }
 
 /// Wait of the route to collect further beginnings.

@@ -4,7 +4,7 @@ use picket_proto::Timestamp;
 use picket_store::lanes::NoticeStep;
 
 use super::{
-    Told,
+    PlannedItem,
     fate::{delay_time, wait_time},
 };
 
@@ -13,18 +13,18 @@ const MAX_EXTENSION: u32 = 3;
 
 /// What is to be told to a channel in one message.
 #[derive(Debug, Default)]
-pub(super) struct Group<'a>(Vec<Told<'a>>);
+pub(super) struct Group<'a>(Vec<PlannedItem<'a>>);
 
 impl<'a> Group<'a> {
-    pub(super) fn push(&mut self, told: Told<'a>) {
+    pub(super) fn push(&mut self, told: PlannedItem<'a>) {
         self.0.push(told);
     }
 
-    pub(super) fn told(&self) -> &[Told<'a>] {
+    pub(super) fn items(&self) -> &[PlannedItem<'a>] {
         &self.0
     }
 
-    pub(super) fn into_told(self) -> Vec<Told<'a>> {
+    pub(super) fn into_items(self) -> Vec<PlannedItem<'a>> {
         self.0
     }
 
@@ -32,7 +32,9 @@ impl<'a> Group<'a> {
     /// last of them, but at most three waits from the first.
     pub(super) fn beginnings_ready_at(&self) -> Option<Timestamp> {
         let fresh = || self.0.iter().filter(|told| is_fresh_beginning(told));
-        let at = |told: &Told<'_>| Timestamp::from(told.notice.recorded_at).saturating_add(delay_time(told.notice));
+        let at = |told: &PlannedItem<'_>| {
+            Timestamp::from(told.notice.recorded_at).saturating_add(delay_time(told.notice))
+        };
         let (first, last) = (fresh().map(at).min()?, fresh().map(at).max()?);
         let wait = fresh().map(|told| wait_time(told.notice)).max()?;
         Some(last.saturating_add(wait).min(first.saturating_add(wait * MAX_EXTENSION)))
@@ -42,7 +44,11 @@ impl<'a> Group<'a> {
     ///
     /// `open_told` is the number of open incidents of the group that the channel knows of: the end of
     /// the last one is told at once, single ends after a wait.
-    pub(super) fn split_ready(self, open_told: i64, now: Timestamp) -> (Vec<Told<'a>>, Vec<(Told<'a>, Timestamp)>) {
+    pub(super) fn split_ready(
+        self,
+        open_told: i64,
+        now: Timestamp,
+    ) -> (Vec<PlannedItem<'a>>, Vec<(PlannedItem<'a>, Timestamp)>) {
         // While an attempt waits for its time, the whole group does.
         let retry_at = find_retry(&self.0).filter(|at| *at > now);
         let beginnings = self.beginnings_ready_at();
@@ -72,16 +78,18 @@ impl<'a> Group<'a> {
     }
 }
 
-fn is_end(told: &Told<'_>) -> bool {
+fn is_end(told: &PlannedItem<'_>) -> bool {
     told.notice.is_end && told.keys.len() == 1 && told.attempted.is_none()
 }
 
 /// A beginning of which the channel has not been told, not even by an attempt that failed.
-pub(super) fn is_fresh_beginning(told: &Told<'_>) -> bool {
+pub(super) fn is_fresh_beginning(told: &PlannedItem<'_>) -> bool {
     told.notice.step == NoticeStep::Event && !is_end(told) && told.attempted.is_none()
 }
 
 /// Time of the next attempt of what has been attempted already.
-pub(super) fn find_retry<'a, 'b: 'a>(told: impl IntoIterator<Item = &'a Told<'b>>) -> Option<Timestamp> {
+pub(super) fn find_retry<'a, 'b: 'a>(
+    told: impl IntoIterator<Item = &'a PlannedItem<'b>>,
+) -> Option<Timestamp> {
     told.into_iter().filter_map(|told| told.attempted).map(|(_, at)| at).max()
 }

@@ -72,7 +72,7 @@ pub(super) fn decide_storm(
     contents: &LaneContents,
 ) -> StormDecision {
     let now = contents.now;
-    let told = || groups.values().flat_map(Group::told);
+    let told = || groups.values().flat_map(Group::items);
     let fresh = told().filter(|told| is_fresh_beginning(told)).count();
     // An attempt of a digest that failed is repeated at its time, whatever has come since.
     let retry_at = find_retry(told()).filter(|at| *at > now);
@@ -84,7 +84,9 @@ pub(super) fn decide_storm(
             (true, Some(at), None) if at <= now => {
                 StormDecision::Send { notes: Vec::new(), storm: Some(Some(Storm::start(now))) }
             }
-            (true, Some(at), retry_at) => StormDecision::Hold { until: retry_at.unwrap_or(at).max(at), storm: None },
+            (true, Some(at), retry_at) => {
+                StormDecision::Hold { until: retry_at.unwrap_or(at).max(at), storm: None }
+            }
             _ => StormDecision::Calm,
         };
     };
@@ -112,7 +114,10 @@ pub(super) fn decide_storm(
         (false, Some(next)) => StormDecision::Hold { until: next.next_at, storm: Some(Some(next)) },
         // The last digest says what is left; from then on single messages tell of it.
         (false, None) if told().next().is_some() => StormDecision::Send {
-            notes: vec![format!("The storm is over; still down: {}.", describe_count(usize::try_from(open).unwrap_or(0), "site"))],
+            notes: vec![format!(
+                "The storm is over; still down: {}.",
+                describe_count(usize::try_from(open).unwrap_or(0), "site")
+            )],
             storm: Some(None),
         },
         (false, None) => StormDecision::Hold { until: now, storm: Some(None) },
@@ -120,8 +125,11 @@ pub(super) fn decide_storm(
 }
 
 /// Sentences about a time without notifiers in which something began that is still to be told.
-pub(super) fn describe_gap(groups: &BTreeMap<&str, Group<'_>>, contents: &LaneContents) -> Option<Vec<String>> {
-    let told = || groups.values().flat_map(Group::told);
+pub(super) fn describe_gap(
+    groups: &BTreeMap<&str, Group<'_>>,
+    contents: &LaneContents,
+) -> Option<Vec<String>> {
+    let told = || groups.values().flat_map(Group::items);
     let (from, to) = contents.gaps.iter().copied().find(|(from, to)| {
         told().any(|told| {
             let recorded = Timestamp::from(told.notice.recorded_at);
@@ -129,7 +137,8 @@ pub(super) fn describe_gap(groups: &BTreeMap<&str, Group<'_>>, contents: &LaneCo
         })
     })?;
     let within = |at: Timestamp| at >= from && at <= to;
-    let beginnings = contents.notices.iter().filter(|notice| !notice.is_end && within(notice.recorded_at.into()));
+    let beginnings =
+        contents.notices.iter().filter(|notice| !notice.is_end && within(notice.recorded_at.into()));
     let over = beginnings.filter(|notice| notice.other_recorded_at.is_some()).count();
     let down = told().filter(|told| told.verdict == Verdict::Down).count();
     let clock = |at: Timestamp| at.to_string().get(11..16).unwrap_or_default().to_owned();

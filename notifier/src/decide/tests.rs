@@ -1,13 +1,18 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use picket_proto::Timestamp;
-use picket_store::lanes::{LaneChannel, LaneContents, LaneNotice, NoticeChange, NoticeState, NoticeStep, WaitingMessage};
+use picket_store::lanes::{
+    LaneChannel, LaneContents, LaneNotice, NoticeChange, NoticeState, NoticeStep, WaitingMessage,
+};
 use serde_json::json;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use super::{Decision, Outgoing, Storm, decide};
-use crate::message::{Purpose, Verdict};
+use super::{Decision, PlannedMessage, Storm, decide};
+use crate::{
+    message::{Purpose, Verdict},
+    samples,
+};
 
 /// Noon, in seconds.
 const NOON: i64 = 1_764_244_800;
@@ -19,34 +24,15 @@ fn at(seconds: i64) -> Timestamp {
 fn opened(site: i64, seconds: i64) -> LaneNotice {
     LaneNotice {
         transition_id: site * 10,
-        step: NoticeStep::Event,
-        number: 0,
-        route: Some("all".to_owned()),
-        group_key: Some("route all".to_owned()),
         due_at: at(seconds + 10).into(),
-        reason: None,
-        notification_id: None,
-        event: "incident.opened".to_owned(),
         subject: format!("incident.{site}.1"),
-        is_end: false,
         incident_id: Some(site),
         site_id: Some(site),
         payload: Json(json!({"event": "incident.opened", "site": format!("site-{site}")})),
         recorded_at: at(seconds).into(),
-        other_recorded_at: None,
-        begun_state: None,
-        begun_reason: None,
-        is_acknowledged: false,
-        silenced_until: None,
         active_from: Some(at(-100_000).into()),
-        wait_ms: None,
-        delay_ms: 0,
-        remind_ms: 3_600_000,
-        storm_after: 20,
-        recent_openings: 1,
-        is_flapping: false,
         site_changed_at: Some(at(seconds).into()),
-        is_site_down: true,
+        ..samples::notice()
     }
 }
 
@@ -57,7 +43,9 @@ fn closed(site: i64, begun: i64, seconds: i64, begun_state: &str) -> LaneNotice 
         event: "incident.closed".to_owned(),
         is_end: true,
         due_at: at(seconds).into(),
-        payload: Json(json!({"event": "incident.closed", "site": format!("site-{site}"), "unwatched": false})),
+        payload: Json(
+            json!({"event": "incident.closed", "site": format!("site-{site}"), "unwatched": false}),
+        ),
         recorded_at: at(seconds).into(),
         other_recorded_at: Some(at(begun).into()),
         begun_state: Some(begun_state.to_owned()),
@@ -93,7 +81,7 @@ fn contents(now: i64, notices: Vec<LaneNotice>) -> LaneContents {
     contents
 }
 
-fn verdicts(message: &Outgoing<'_>) -> Vec<(Verdict, i64)> {
+fn verdicts(message: &PlannedMessage<'_>) -> Vec<(Verdict, i64)> {
     message.told.iter().map(|told| (told.verdict, told.notice.site_id.unwrap_or(0))).collect()
 }
 
@@ -113,7 +101,7 @@ fn openings_within_the_wait_share_a_message_and_the_wait_is_extended_to_three_ti
     let lane = contents(9, vec![opened(1, 0), opened(2, 8)]);
     let decision = decide(&lane);
     assert!(decision.message.is_none());
-    assert_eq!(waits(&decision), [(None, 18), (None, 18)]);
+    assert_eq!(waits(&decision), [(None, 18)], "that of the other stays");
 
     let lane = contents(18, vec![opened(1, 0), opened(2, 8)]);
     let message = decide(&lane).message.unwrap();
@@ -180,7 +168,7 @@ fn the_last_end_of_a_group_is_told_at_once_and_another_after_the_wait() {
 }
 
 #[test]
-fn an_end_whose_beginning_was_not_told_is_not_told_and_one_whose_beginning_failed_was_down() {
+fn the_end_of_an_untold_beginning_is_not_told_and_that_of_a_failed_one_says_was_down() {
     let begun = LaneNotice { begun_reason: Some("silenced".to_owned()), ..closed(1, 0, 100, "suppressed") };
     let lane = contents(200, vec![begun, closed(2, 0, 100, "failed")]);
     let decision = decide(&lane);
@@ -191,7 +179,14 @@ fn an_end_whose_beginning_was_not_told_is_not_told_and_one_whose_beginning_faile
 #[test]
 fn a_silence_holds_back_what_is_down_and_forgets_what_ends_within_it() {
     let silenced = |notice: LaneNotice| LaneNotice { silenced_until: Some(at(3_600).into()), ..notice };
-    let lane = contents(60, vec![silenced(opened(1, 0)), silenced(ended(opened(2, 0), 50)), silenced(closed(2, 0, 50, "waiting"))]);
+    let lane = contents(
+        60,
+        vec![
+            silenced(opened(1, 0)),
+            silenced(ended(opened(2, 0), 50)),
+            silenced(closed(2, 0, 50, "waiting")),
+        ],
+    );
     let decision = decide(&lane);
     assert_eq!(waits(&decision), [(Some("silenced"), 3_600)]);
     assert_eq!(suppressed(&decision), ["silenced", "silenced"]);
@@ -230,7 +225,8 @@ fn a_site_that_was_flapping_is_told_once_it_has_not_changed_for_half_an_hour() {
 
 #[test]
 fn a_reminder_ends_with_the_incident_or_an_acknowledgement_and_is_told_otherwise() {
-    let reminder = LaneNotice { step: NoticeStep::Reminder, number: 1, due_at: at(3_600).into(), ..opened(1, 0) };
+    let reminder =
+        LaneNotice { step: NoticeStep::Reminder, number: 1, due_at: at(3_600).into(), ..opened(1, 0) };
     let acknowledged = LaneNotice { is_acknowledged: true, ..reminder.clone() };
     let over = ended(LaneNotice { transition_id: 11, ..reminder.clone() }, 100);
     let lane = contents(3_600, vec![acknowledged, over]);
@@ -277,38 +273,50 @@ fn a_storm_that_does_not_grow_says_nothing_until_it_is_over() {
 }
 
 #[test]
-fn what_happened_while_no_notifier_ran_is_told_in_one_message() {
-    let mut lane = contents(2_000, vec![
-        ended(opened(1, 100), 600),
-        closed(1, 100, 600, "waiting"),
-        LaneNotice { group_key: Some("route other".to_owned()), ..opened(2, 1_000) },
-    ]);
+fn incidents_during_a_time_without_notifiers_are_told_in_one_message() {
+    let mut lane = contents(
+        2_000,
+        vec![
+            ended(opened(1, 100), 600),
+            closed(1, 100, 600, "waiting"),
+            LaneNotice { group_key: Some("route other".to_owned()), ..opened(2, 1_000) },
+        ],
+    );
     lane.gaps.push((at(0), at(1_990)));
     let message = decide(&lane).message.unwrap();
     assert_eq!(verdicts(&message), [(Verdict::WasDown, 1), (Verdict::Down, 2)]);
     assert_eq!(
         message.notes,
-        ["While notifications were off (12:00 to 12:33 UTC): 1 incident opened and closed; 1 site is down now."]
+        [
+            "While notifications were off (12:00 to 12:33 UTC): 1 incident opened and closed; 1 site is down now."
+        ]
     );
 }
 
 #[test]
 fn programs_are_told_each_event_of_a_subject_in_order() {
-    let single = |notice: LaneNotice| LaneNotice { group_key: None, wait_ms: None, due_at: at(0).into(), ..notice };
-    let lane = contents(1, vec![single(ended(opened(1, 0), 1)), single(closed(1, 0, 1, "waiting")), single(opened(2, 0))]);
-    let message = decide(&lane).message.unwrap();
-    assert!(message.is_single);
-    assert_eq!(verdicts(&message), [(Verdict::Down, 1)]);
+    let single =
+        |notice: LaneNotice| LaneNotice { group_key: None, wait_ms: None, due_at: at(0).into(), ..notice };
+    let lane = contents(
+        1,
+        vec![single(ended(opened(1, 0), 1)), single(closed(1, 0, 1, "waiting")), single(opened(2, 0))],
+    );
+    let decision = decide(&lane);
+    let order: Vec<_> = decision.singles.iter().flat_map(verdicts).collect();
+    assert_eq!(order, [(Verdict::Down, 1), (Verdict::Up, 1), (Verdict::Down, 2)]);
+    assert!(decision.singles.iter().all(|message| message.is_single));
 
     // A retry in an hour holds its own subject back only.
-    let mut waiting = single(ended(opened(1, 0), 1));
-    waiting.due_at = at(3_600).into();
-    let lane = contents(2, vec![waiting, single(closed(1, 0, 1, "waiting")), single(opened(2, 0))]);
-    assert_eq!(verdicts(&decide(&lane).message.unwrap()), [(Verdict::Down, 2)]);
+    let mut blocked = single(closed(1, 0, 1, "waiting"));
+    blocked.blocked_until = Some(at(3_600).into());
+    let lane = contents(2, vec![blocked, single(opened(2, 0))]);
+    let decision = decide(&lane);
+    assert_eq!(decision.singles.iter().flat_map(verdicts).collect::<Vec<_>>(), [(Verdict::Down, 2)]);
+    assert_eq!(waits(&decision), [(None, 3_600)]);
 }
 
 #[test]
-fn a_group_whose_attempt_failed_waits_for_the_next_one_as_a_whole() {
+fn a_group_waits_as_a_whole_for_the_next_attempt_after_a_failed_one() {
     let id = Uuid::now_v7();
     let mut attempted = opened(1, 0);
     attempted.notification_id = Some(id);
@@ -316,7 +324,7 @@ fn a_group_whose_attempt_failed_waits_for_the_next_one_as_a_whole() {
     let lane = contents(60, vec![attempted, opened(2, 30)]);
     let decision = decide(&lane);
     assert!(decision.message.is_none());
-    assert_eq!(waits(&decision), [(None, 300), (None, 300)]);
+    assert_eq!(waits(&decision), [(None, 300)], "that of the other stays");
     let lane = LaneContents { now: at(300), ..lane };
     assert_eq!(decide(&lane).message.unwrap().told.len(), 2);
 }

@@ -38,12 +38,6 @@ impl From<&SitePlan> for SiteChanges {
     }
 }
 
-/// Reason to undo all changes.
-enum Refusal {
-    Missing(SiteId),
-    Changed(SiteId),
-}
-
 /// Applies all `changes` or none; returns the ids of the added sites in their order.
 ///
 /// # Errors
@@ -62,23 +56,20 @@ pub async fn apply_changes(store: &Store, changes: &SiteChanges) -> Result<Vec<S
         Ok(applied)
     };
     let applied = store.with_timeout(UPDATE_TIMEOUT, "update the sites", work).await;
-    match applied.map_err(map_constraint_error)? {
-        Ok(added) => Ok(added),
-        Err(Refusal::Missing(id)) => Err(Error::SiteNotFound(id)),
-        Err(Refusal::Changed(id)) => Err(Error::SiteChanged(id)),
-    }
+    applied.map_err(map_constraint_error)?
 }
 
-async fn write_changes(
+/// Writes the `changes` within a transaction, which the caller undoes after a refusal.
+pub(crate) async fn write_changes(
     transaction: &mut PgConnection,
     changes: &SiteChanges,
-) -> Result<Result<Vec<SiteId>, Refusal>, sqlx::Error> {
+) -> Result<Result<Vec<SiteId>, Error>, sqlx::Error> {
     for region in &changes.regions {
         sqlx::query(regions::ADD_REGION_SQL).bind(region.as_str()).execute(&mut *transaction).await?;
     }
     // Locks the rows in one order, which prevents deadlocks, and compares the versions meanwhile.
     if let Some(id) = find_changed_site(transaction, &changes.expected).await? {
-        return Ok(Err(Refusal::Changed(id)));
+        return Ok(Err(Error::SiteChanged(id)));
     }
     // Deletes come first, so that a new site may reuse the key of a deleted one.
     let removed: Vec<i64> = changes.deletes.iter().map(|id| id.0).collect();
@@ -89,7 +80,7 @@ async fn write_changes(
     for (id, spec) in &changes.updates {
         let updated = bind_definition(sqlx::query_scalar(UPDATE_SITE_SQL.as_str()), spec).bind(id.0);
         if updated.fetch_optional(&mut *transaction).await?.is_none() {
-            return Ok(Err(Refusal::Missing(*id)));
+            return Ok(Err(Error::SiteNotFound(*id)));
         }
     }
     let mut added = Vec::with_capacity(changes.inserts.len());

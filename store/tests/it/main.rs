@@ -10,6 +10,8 @@ mod large_batches;
 mod leases;
 mod ledger;
 mod locks;
+mod notification_definitions;
+mod notifications;
 mod odd_rows;
 mod other_chain;
 mod pooler;

@@ -37,6 +37,7 @@ const WITH_OWNER_RIGHTS: &[(&str, &str)] = &[
     ("picket.regions_summarized()", "marks sites whose state may have changed"),
     ("picket.silence_summarized()", "marks sites whose state may have changed"),
     ("picket.count_schedules()", "counts the schedules that triggers of the owner write"),
+    ("picket.channels_removed()", "ends what waits for a channel"),
     // Work of coordinators on tables that they may not write.
     ("picket.ensure_partitions(integer,integer)", "creates partitions, which only the owner can"),
     ("picket.drop_results(integer)", "drops partitions, which only the owner can"),
@@ -77,7 +78,7 @@ const WITH_OWNER_RIGHTS: &[(&str, &str)] = &[
         "picket.end_doubts(bigint[],smallint[],timestamp with time zone[],text[])",
         "shortens doubts, which a sink may not write otherwise",
     ),
-    // Work of notifiers. They may write no table of notifications otherwise.
+    // Work of notifiers, which may write no table of notifications otherwise, and what people ask of them.
     ("picket.plan_notices(integer)", "writes notices, by the routes"),
     ("picket.claim_lane(text,integer)", "leases lanes by the owner's clock and increments the epoch"),
     ("picket.release_lane(text,smallint,bigint)", "ends the lease of a lane, fenced by its epoch"),
@@ -87,8 +88,16 @@ const WITH_OWNER_RIGHTS: &[(&str, &str)] = &[
     ),
     ("picket.end_attempt(uuid,jsonb)", "writes the end of an attempt that has none, without a fence"),
     ("picket.set_channel_failing(text,boolean,text)", "writes an event to the outbox"),
+    ("picket.take_ping(text,integer)", "writes when a channel is requested next"),
+    ("picket.chain_problem()", "reads leases, ledger and outbox, and returns a sentence"),
+    ("picket.record_certificate_events()", "writes events to the outbox"),
+    ("picket.record_ledger_event()", "writes an event to the outbox"),
     ("picket.mark_notifier(text,text)", "writes the spans in which no notifier ran"),
     ("picket.prune_notifications(integer,integer)", "deletes expired rows"),
+    ("picket.catch_up(text,text)", "writes notices"),
+    ("picket.retry_failed(uuid,text,timestamp with time zone)", "has failed notifications tried again"),
+    ("picket.request_test(text,uuid)", "writes a notification and wakes a lane"),
+    ("picket.cancel_test(uuid)", "ends a notification"),
     // Answers for readers that may not read the tables behind them.
     ("picket.cluster()", "reads the system identifier, which needs rights of the monitoring kind"),
     ("picket.timeline()", "reads the system identifier, which needs rights of the monitoring kind"),

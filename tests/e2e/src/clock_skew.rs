@@ -22,6 +22,11 @@ pub fn build_library(dir: &Path) -> String {
     library.display().to_string()
 }
 
+/// Variables of a process whose clock is ahead by `seconds` (behind if negative), by the library.
+pub fn skew_variables<'a>(library: &'a str, seconds: &'a str) -> [(&'a str, &'a str); 2] {
+    [("LD_PRELOAD", library), ("SKEW_SECONDS", seconds)]
+}
+
 /// Adjustable clock of a database.
 #[derive(Debug)]
 pub struct DatabaseClock {

@@ -9,10 +9,6 @@ use picket_e2e::{
 use picket_harness::{eventually, servers::TestPostgres};
 use tokio::time::Instant;
 
-fn skew_variables<'a>(library: &'a str, seconds: &'a str) -> [(&'a str, &'a str); 2] {
-    [("LD_PRELOAD", library), ("SKEW_SECONDS", seconds)]
-}
-
 #[tokio::test]
 async fn f15_coordinators_with_clocks_minutes_off_schedule_ticks_on_time_and_warn() {
     let mut drill =
@@ -21,7 +17,7 @@ async fn f15_coordinators_with_clocks_minutes_off_schedule_ticks_on_time_and_war
     let library = clock_skew::build_library(&drill.scratch_dir());
 
     for seconds in ["300", "-300"] {
-        let wrong = drill.spawn_coordinator_with(&[], &skew_variables(&library, seconds)).await;
+        let wrong = drill.spawn_coordinator_with(&[], &clock_skew::skew_variables(&library, seconds)).await;
         wrong.wait_ready().await;
         drill.coordinators.push(wrong);
     }
@@ -56,7 +52,7 @@ async fn f15b_probers_and_sinks_with_clocks_minutes_off_lose_nothing_and_date_ch
 
     let wrong = [("east", "600"), ("west", "-600")];
     for (region, seconds) in wrong {
-        let prober = drill.spawn_prober_with(region, &skew_variables(&library, seconds)).await;
+        let prober = drill.spawn_prober_with(region, &clock_skew::skew_variables(&library, seconds)).await;
         prober.wait_ready().await;
         drill.probers.push((region, prober));
     }
@@ -64,7 +60,10 @@ async fn f15b_probers_and_sinks_with_clocks_minutes_off_lose_nothing_and_date_ch
         right.stop().await;
     }
     for (_, seconds) in wrong {
-        let sink = drill.stack.spawn_process("picket-sink", &[], &skew_variables(&library, seconds)).await;
+        let sink = drill
+            .stack
+            .spawn_process("picket-sink", &[], &clock_skew::skew_variables(&library, seconds))
+            .await;
         sink.wait_ready().await;
         drill.sinks.push(sink);
     }

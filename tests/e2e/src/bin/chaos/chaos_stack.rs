@@ -1,4 +1,4 @@
-//! System under test of the chaos run: two coordinators, two sinks, the servers, and three regions
+//! System under test of the chaos run: two coordinators, two sinks, two notifiers with a receiver, the servers, and three regions
 //! with two probers each. Each region has its own link to the bus.
 
 use std::{collections::BTreeMap, time::Duration};
@@ -12,7 +12,9 @@ use picket_e2e::{
     invalid_rows::{INVALID_VALUES, build_insert_sql},
 };
 use picket_harness::{
+    Receiver, eventually,
     proxy::Proxy,
+    receiver::Answer,
     servers::{Signal, TestPostgres},
     targets::Target,
 };
@@ -30,6 +32,8 @@ pub(crate) struct ChaosStack {
     coordinators: [Option<Process>; 2],
     probers: Vec<[Option<Process>; 2]>,
     sinks: [Option<Process>; 2],
+    notifiers: [Option<Process>; 2],
+    receiver: Receiver,
     links: Vec<Proxy>,
     random: fastrand::Rng,
     added_sites: u32,
@@ -55,6 +59,8 @@ impl ChaosStack {
             coordinators: [None, None],
             probers: (0..REGIONS.len()).map(|_| [None, None]).collect(),
             sinks: [None, None],
+            notifiers: [None, None],
+            receiver: Receiver::start().await,
             links,
             random: fastrand::Rng::with_seed(seed),
             added_sites: 0,
@@ -70,7 +76,19 @@ impl ChaosStack {
             );
             world.stack.execute_sql(&insert).await;
         }
+        // Every incident is told to a program, and people are told by another channel.
+        let (hook, phone) = (world.receiver.url("/hook"), world.receiver.url(""));
+        world
+            .stack
+            .execute_sql(&format!(
+                "INSERT INTO picket.channels (name, kind, settings) VALUES
+                     ('hook', 'webhook', '{{\"url\": \"{hook}\"}}'),
+                     ('phone', 'ntfy', '{{\"api_url\": \"{phone}\", \"topic\": \"phone\"}}');
+                 INSERT INTO picket.routes (name, channels, wait_ms) VALUES ('programs', '{{hook}}', NULL), ('people', '{{phone}}', 1000)"
+            ))
+            .await;
         for n in 0..2 {
+            world.notifiers[n] = Some(world.spawn_notifier().await);
             world.coordinators[n] = Some(world.spawn_coordinator().await);
             world.sinks[n] = Some(world.stack.spawn_sink(&[]).await);
             for region in 0..REGIONS.len() {
@@ -85,6 +103,11 @@ impl ChaosStack {
     /// fault has set it.
     pub(crate) fn now_sql(&self) -> String {
         picket_proto::Timestamp::from(time::OffsetDateTime::now_utc()).to_string()
+    }
+
+    async fn spawn_notifier(&self) -> Process {
+        let options = ["--notify-allow-addresses", "127.0.0.0/8"];
+        self.stack.spawn_process("picket-notifier", &options, &[]).await
     }
 
     async fn spawn_coordinator(&self) -> Process {
@@ -114,6 +137,10 @@ impl ChaosStack {
             Fault::KillSink(n) => kill_process(&mut self.sinks[n]).await,
             Fault::StopSink(n) => stop_process(&mut self.sinks[n]).await,
             Fault::PauseSink(n) => signal_process(&self.sinks[n], Signal::STOP),
+            Fault::KillNotifier(n) => kill_process(&mut self.notifiers[n]).await,
+            Fault::StopNotifier(n) => stop_process(&mut self.notifiers[n]).await,
+            Fault::PauseNotifier(n) => signal_process(&self.notifiers[n], Signal::STOP),
+            Fault::FailReceiver => self.receiver.answer(Answer::status(500)),
             Fault::RestartPostgres => self.postgres.stop().await,
             Fault::KillPostgres => self.postgres.kill().await,
             Fault::RestartNats => self.stack.nats.stop().await,
@@ -156,6 +183,11 @@ impl ChaosStack {
             Fault::CutRegion(region) | Fault::ResetRegion(region) => self.links[region].heal().await,
             Fault::KillSink(n) | Fault::StopSink(n) => self.sinks[n] = Some(self.stack.spawn_sink(&[]).await),
             Fault::PauseSink(n) => signal_process(&self.sinks[n], Signal::CONT),
+            Fault::KillNotifier(n) | Fault::StopNotifier(n) => {
+                self.notifiers[n] = Some(self.spawn_notifier().await);
+            }
+            Fault::PauseNotifier(n) => signal_process(&self.notifiers[n], Signal::CONT),
+            Fault::FailReceiver => self.receiver.answer(Answer::status(200)),
             Fault::RestartPostgres | Fault::KillPostgres => self.postgres.start().await,
             Fault::RestartNats | Fault::KillNats => self.stack.nats.start().await,
             Fault::StepClock(_) => self.clock.set_offset(0),
@@ -238,6 +270,7 @@ impl ChaosStack {
             ("coordinators", self.coordinators.iter().flatten().collect::<Vec<_>>()),
             ("probers", self.probers.iter().flatten().flatten().collect()),
             ("sinks", self.sinks.iter().flatten().collect()),
+            ("notifiers", self.notifiers.iter().flatten().collect()),
         ];
         for (kind, processes) in kinds {
             let max = processes.into_iter().map(|process| process.memory_kib() / 1_024).max();
@@ -246,12 +279,63 @@ impl ChaosStack {
         memory
     }
 
+    /// Waits until everything is told, and counts what was: requests of programs by their ids.
+    pub(crate) async fn account_notifications(&self) -> NotificationAccount {
+        let waiting = "SELECT (SELECT count(*) FROM picket.transitions WHERE planned_at IS NULL)
+                            + (SELECT count(*) FROM picket.notices WHERE channel = 'hook' AND state = 'waiting')";
+        // A receiver that failed is asked again after minutes.
+        self.stack
+            .execute_sql(
+                "UPDATE picket.notices SET due_at = now() WHERE state = 'waiting' AND channel = 'hook';
+                 UPDATE picket.channel_states SET next_send_at = now();
+                 UPDATE picket.channel_lanes SET due_at = now()",
+            )
+            .await;
+        eventually(WAIT_TIMEOUT, "no notice that waits", async || {
+            match self.stack.query_number(waiting).await {
+                0 => Ok(()),
+                waiting => Err(waiting),
+            }
+        })
+        .await;
+        let mut requests = BTreeMap::new();
+        for request in self.receiver.requests().iter().filter(|request| request.path == "/hook") {
+            *requests.entry(request.header("webhook-id").to_owned()).or_insert(0_i64) += 1;
+        }
+        let number = async |sql: &str| self.stack.query_number(sql).await;
+        NotificationAccount {
+            events: number("SELECT count(*) FROM picket.notices WHERE channel = 'hook' AND step = 'event'").await,
+            suppressed: number("SELECT count(*) FROM picket.notices WHERE channel = 'hook' AND state = 'suppressed'").await,
+            received: i64::try_from(requests.len()).unwrap_or(i64::MAX),
+            people: self.receiver.requests().iter().filter(|request| request.path == "/").count(),
+            unaccounted: number(
+                "SELECT coalesce(sum(unaccounted), 0)::bigint FROM report.notification_ledger('-infinity', 'infinity')",
+            )
+            .await,
+        }
+    }
+
     pub(crate) async fn stop(self) {
         let probers = self.probers.into_iter().flatten();
-        for process in self.coordinators.into_iter().chain(probers).chain(self.sinks).flatten() {
+        let others = self.sinks.into_iter().chain(self.notifiers);
+        for process in self.coordinators.into_iter().chain(probers).chain(others).flatten() {
             process.stop().await;
         }
     }
+}
+
+/// What was told in a run.
+pub(crate) struct NotificationAccount {
+    /// Events that the program's channel was to be told.
+    pub(crate) events: i64,
+    /// Events of these that were not told, with a reason.
+    pub(crate) suppressed: i64,
+    /// Different events that the program received.
+    pub(crate) received: i64,
+    /// Messages that people received.
+    pub(crate) people: usize,
+    /// Rows of the ledger of notifications that are unaccounted for.
+    pub(crate) unaccounted: i64,
 }
 
 async fn kill_process(process: &mut Option<Process>) {

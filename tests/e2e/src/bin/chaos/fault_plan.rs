@@ -33,6 +33,11 @@ pub(crate) enum Fault {
     StepClock(i64),
     /// Inserts sites that no process can use, bypassing the constraints.
     InsertInvalidRows,
+    KillNotifier(usize),
+    StopNotifier(usize),
+    PauseNotifier(usize),
+    /// The receiver of notifications answers 500.
+    FailReceiver,
     /// Publishes results of checks that the region was not given, with the region's credential.
     ForgeFromRegion(usize),
 }
@@ -70,6 +75,9 @@ impl Fault {
             Self::StepClock(_) => "F21",
             Self::InsertInvalidRows => "F22",
             Self::ForgeFromRegion(_) => "F23",
+            Self::KillNotifier(_) | Self::StopNotifier(_) => "N1",
+            Self::PauseNotifier(_) => "N3",
+            Self::FailReceiver => "N4",
         }
     }
 
@@ -88,6 +96,10 @@ impl Fault {
             Self::KillSink(n) => format!("kill -9 sink {n}"),
             Self::StopSink(n) => format!("SIGTERM sink {n}"),
             Self::PauseSink(n) => format!("SIGSTOP sink {n}"),
+            Self::KillNotifier(n) => format!("kill -9 notifier {n}"),
+            Self::StopNotifier(n) => format!("SIGTERM notifier {n}"),
+            Self::PauseNotifier(n) => format!("SIGSTOP notifier {n}"),
+            Self::FailReceiver => "the receiver of notifications answers 500".to_owned(),
             Self::RestartPostgres => "stop Postgres".to_owned(),
             Self::KillPostgres => "kill -9 Postgres".to_owned(),
             Self::RestartNats => "stop NATS".to_owned(),
@@ -109,7 +121,10 @@ impl Fault {
     /// Range of durations, in seconds.
     fn duration_range(self) -> RangeInclusive<u64> {
         match self {
-            Self::PauseCoordinator(_) | Self::EmptyRegion(_) | Self::CutRegion(_) => 3..=30,
+            Self::PauseCoordinator(_) | Self::EmptyRegion(_) | Self::CutRegion(_) | Self::FailReceiver => {
+                3..=30
+            }
+            Self::PauseNotifier(_) => 3..=45,
             Self::PauseProber(..) | Self::PauseSink(_) | Self::StepClock(_) => 3..=25,
             Self::RestartPostgres | Self::KillPostgres | Self::RestartNats | Self::KillNats => 1..=15,
             Self::PurgeJobs
@@ -136,6 +151,8 @@ impl Fault {
             Self::EmptyRegion(region) => vec![("prober", region * 2), ("prober", region * 2 + 1)],
             Self::CutRegion(region) | Self::ResetRegion(region) => vec![("link", region)],
             Self::KillSink(n) | Self::StopSink(n) | Self::PauseSink(n) => vec![("sink", n)],
+            Self::KillNotifier(n) | Self::StopNotifier(n) | Self::PauseNotifier(n) => vec![("notifier", n)],
+            Self::FailReceiver => vec![("receiver", 0)],
             // Faults injected by SQL need Postgres.
             Self::RestartPostgres
             | Self::KillPostgres
@@ -150,7 +167,7 @@ impl Fault {
 
     fn draw_random(random: &mut fastrand::Rng) -> Self {
         let (two, region) = (random.usize(..2), random.usize(..REGIONS.len()));
-        match random.u8(..25) {
+        match random.u8(..29) {
             0 => Self::KillCoordinator(two),
             1 => Self::StopCoordinator(two),
             2 => Self::PauseCoordinator(two),
@@ -175,6 +192,10 @@ impl Fault {
             21 => Self::StepClock(CLOCK_STEPS_S[random.usize(..CLOCK_STEPS_S.len())]),
             22 => Self::InsertInvalidRows,
             23 => Self::ForgeFromRegion(region),
+            24 => Self::KillNotifier(two),
+            25 => Self::StopNotifier(two),
+            26 => Self::PauseNotifier(two),
+            27 => Self::FailReceiver,
             _ => Self::EditSites,
         }
     }
@@ -221,7 +242,7 @@ mod tests {
 
         for fault in [
             "F1", "F2", "F3", "F4", "F5", "F6", "F7", "F8", "F9", "F10", "F11", "F12", "F14", "F18", "F21",
-            "F22", "F23",
+            "F22", "F23", "N1", "N3", "N4",
         ] {
             assert!(faults.iter().any(|planned| planned.fault.matrix_id() == fault), "{fault}");
         }

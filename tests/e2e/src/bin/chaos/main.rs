@@ -2,7 +2,7 @@
 //! follow from a seed alone.
 //!
 //! Prints the table of faults at the end. Exits with 1 if any tick is unaccounted for or has two
-//! rows.
+//! rows, or if any event was not told.
 
 mod chaos_stack;
 mod fault_plan;
@@ -85,8 +85,14 @@ async fn main() -> ExitCode {
             memory_after.get(name).unwrap_or(&0)
         ));
     }
-    let code =
-        if total.unaccounted == 0 && total.doubled == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    let told = world.account_notifications().await;
+    print_line(&format!(
+        "notifications: {} events for programs, {} received, {} suppressed; {} messages to people; {} unaccounted for",
+        told.events, told.received, told.suppressed, told.people, told.unaccounted
+    ));
+    let is_told = told.unaccounted == 0 && told.received == told.events - told.suppressed;
+    let is_complete = total.unaccounted == 0 && total.doubled == 0 && is_told;
+    let code = if is_complete { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     world.stop().await;
     code
 }

@@ -1,0 +1,163 @@
+use std::time::Duration;
+
+use picket_proto::{ChannelKind, Timestamp};
+use picket_store::lanes::{LaneChannel, LaneWork, NoticeState};
+use serde_json::{Value, json};
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use super::{EndedAttempt, follow_attempt};
+use crate::{
+    attempt::{Attempt, AttemptOutcome},
+    decide::{PlannedItem, PlannedMessage},
+    message::{Purpose, Verdict},
+    samples::notice,
+};
+
+const NOON: i64 = 1_764_244_800;
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_millis((NOON + seconds) * 1_000)
+}
+
+fn channel() -> LaneChannel {
+    LaneChannel {
+        name: "ops".to_owned(),
+        kind: "slack".to_owned(),
+        settings: Json(json!({})),
+        enabled: true,
+        pace_ms: None,
+        problem: None,
+        failing_since: None,
+        is_failing: false,
+        storm: None,
+    }
+}
+
+/// What is written after the `number`th attempt with `outcome`, `now` seconds after the first.
+fn follow(
+    kind: ChannelKind,
+    outcome: AttemptOutcome,
+    number: i32,
+    now: i64,
+    channel: &LaneChannel,
+) -> LaneWork {
+    let mut notice = notice();
+    notice.group_key = (kind == ChannelKind::Slack).then(|| "route all".to_owned());
+    let told = PlannedItem {
+        verdict: Verdict::Down,
+        keys: vec![notice.key()],
+        notice: &notice,
+        note: None,
+        attempted: None,
+    };
+    let outgoing = PlannedMessage {
+        id: Uuid::now_v7(),
+        purpose: Purpose::Alert,
+        group_key: notice.group_key.clone(),
+        told: vec![told],
+        notes: Vec::new(),
+        is_single: kind != ChannelKind::Slack,
+        storm: None,
+    };
+    follow_attempt(&EndedAttempt {
+        outgoing: &outgoing,
+        purpose: "alert",
+        channel,
+        kind,
+        number,
+        first_at: at(0),
+        attempt: &Attempt::new(outcome, Some(500), "an answer"),
+        pace: Duration::from_secs(1),
+        now: at(now),
+        random: 0.5,
+    })
+}
+
+fn retry(retry_after: Option<u64>) -> AttemptOutcome {
+    let retry_after = retry_after.map(Duration::from_secs);
+    AttemptOutcome::Retry { retry_after, is_channel_failing: false, receiver_ref: None }
+}
+
+fn seconds(work: &LaneWork) -> Option<i64> {
+    let next = work.notification.as_ref()?.next_attempt_at?;
+    Some(next.as_millis() / 1_000 - NOON)
+}
+
+fn added(work: &LaneWork) -> Vec<Value> {
+    work.added.iter().map(|added| serde_json::to_value(added).unwrap()).collect()
+}
+
+#[test]
+fn people_are_tried_at_growing_intervals_for_a_day_and_programs_by_the_schedule_of_standard_webhooks() {
+    let people: Vec<_> = (1..=9)
+        .map(|number| seconds(&follow(ChannelKind::Slack, retry(None), number, 0, &channel())))
+        .collect();
+    assert_eq!(people, [1, 5, 15, 60, 300, 900, 1_800, 3_600, 3_600].map(Some));
+    let over = follow(ChannelKind::Slack, retry(None), 30, 86_400, &channel());
+    assert_eq!(over.notification.unwrap().state, Some(NoticeState::Failed));
+    assert_eq!(over.notices[0].reason, Some(Some("exhausted")));
+
+    let programs: Vec<_> = (1..=9)
+        .map(|number| seconds(&follow(ChannelKind::Webhook, retry(None), number, 0, &channel())))
+        .collect();
+    let hours = |hours: i64| Some(hours * 3_600);
+    assert_eq!(programs[..3], [Some(5), Some(300), Some(1_800)]);
+    assert_eq!(programs[3..], [hours(2), hours(5), hours(10), hours(14), hours(20), hours(24)]);
+    let over = follow(ChannelKind::Webhook, retry(None), 10, 300_000, &channel());
+    assert_eq!(over.notification.unwrap().state, Some(NoticeState::Failed));
+}
+
+#[test]
+fn a_receiver_that_asks_for_time_holds_the_channel_and_no_attempt_comes_earlier() {
+    let work = follow(ChannelKind::Webhook, retry(Some(30)), 1, 0, &channel());
+    assert_eq!(seconds(&work), Some(30));
+    assert_eq!(work.channel.unwrap().next_send_at, Some(at(30)));
+    let work = follow(ChannelKind::Webhook, retry(None), 1, 0, &channel());
+    assert_eq!(work.channel.unwrap().next_send_at, None, "other subjects are told meanwhile");
+    let work = follow(ChannelKind::Slack, retry(None), 2, 0, &channel());
+    assert_eq!(work.channel.unwrap().next_send_at, Some(at(5)), "people are told in order");
+}
+
+#[test]
+fn a_channel_counts_as_failing_at_once_if_the_receiver_does_not_know_it_and_after_a_quarter_of_an_hour_otherwise()
+ {
+    let unknown = AttemptOutcome::Retry { retry_after: None, is_channel_failing: true, receiver_ref: None };
+    let work = follow(ChannelKind::Slack, unknown, 1, 0, &channel());
+    assert_eq!(work.channel.unwrap().is_failing, Some(true));
+    let failing = LaneChannel { failing_since: Some(at(-600).into()), ..channel() };
+    assert_eq!(follow(ChannelKind::Slack, retry(None), 5, 0, &failing).channel.unwrap().is_failing, None);
+    let failing = LaneChannel { failing_since: Some(at(-901).into()), ..channel() };
+    assert_eq!(
+        follow(ChannelKind::Slack, retry(None), 5, 0, &failing).channel.unwrap().is_failing,
+        Some(true)
+    );
+    let failing = LaneChannel { is_failing: true, ..channel() };
+    let delivered = AttemptOutcome::Delivered { receiver_ref: None };
+    assert_eq!(
+        follow(ChannelKind::Slack, delivered, 5, 0, &failing).channel.unwrap().is_failing,
+        Some(false)
+    );
+}
+
+#[test]
+fn a_delivery_to_people_is_followed_by_a_reminder_and_one_to_programs_by_none() {
+    let delivered = || AttemptOutcome::Delivered { receiver_ref: Some(json!({"ts": "1"})) };
+    let work = follow(ChannelKind::Slack, delivered(), 1, 0, &channel());
+    let [reminder] = added(&work).try_into().unwrap();
+    assert_eq!((&reminder["step"], &reminder["number"]), (&json!("reminder"), &json!(1)));
+    assert_eq!(reminder["due_at"], json!(at(3_600)));
+    assert_eq!(work.channel.unwrap().next_send_at, Some(at(1)), "the pace of the kind");
+    assert_eq!(work.notification.unwrap().receiver_ref, Some(json!({"ts": "1"})));
+    assert!(added(&follow(ChannelKind::Webhook, delivered(), 1, 0, &channel())).is_empty());
+}
+
+#[test]
+fn a_refused_message_fails_alone_and_a_receiver_that_is_gone_ends_its_channel() {
+    let work = follow(ChannelKind::Webhook, AttemptOutcome::Refused, 1, 0, &channel());
+    assert_eq!(work.notices[0].reason, Some(Some("refused")));
+    let change = work.channel.unwrap();
+    assert_eq!((change.succeeded, change.problem), (None, None));
+    let work = follow(ChannelKind::Webhook, AttemptOutcome::Gone, 1, 0, &channel());
+    assert!(work.channel.unwrap().problem.is_some_and(|problem| problem.contains("410")));
+}

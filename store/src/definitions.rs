@@ -1,0 +1,103 @@
+//! Changes to sites, channels and routes in one transaction: what `picket apply` and the API make of
+//! a file of definitions.
+
+use std::time::Duration;
+
+use picket_proto::{SiteId, notification_plan::NotificationPlan};
+use sqlx::PgConnection;
+
+use crate::{
+    Error, Store,
+    channels::{delete_channel, insert_channel, write_channel},
+    routes::{Reach, RoutePlace, insert_route, select_reach, write_route},
+    sites::{SiteChanges, map_constraint_error, write_changes},
+    write_error::{WriteError, write_with_timeout},
+};
+
+/// A few thousand sites take a second; the server's own limit applies to each statement.
+const DEFINITIONS_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Changes to definitions of all kinds.
+#[derive(Clone, Debug, Default)]
+pub struct DefinitionChanges {
+    /// Changes to regions and sites.
+    pub sites: SiteChanges,
+    /// Changes to channels and routes.
+    pub notifications: NotificationPlan,
+}
+
+/// Whether changes are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ApplyMode {
+    /// All changes are kept, or none if one is refused.
+    Commit,
+    /// All changes are undone after they have been tried.
+    DryRun,
+}
+
+/// What the changes led to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppliedDefinitions {
+    /// Ids of the added sites in their order.
+    pub added_sites: Vec<SiteId>,
+    /// How many sites reach nobody after the changes.
+    pub reach: Reach,
+}
+
+/// Applies all `changes` or none.
+///
+/// # Errors
+/// If a change is rejected, a site has another version than expected, or the database cannot be
+/// reached in time.
+pub async fn apply_definitions(
+    store: &Store,
+    changes: &DefinitionChanges,
+    mode: ApplyMode,
+) -> Result<AppliedDefinitions, Error> {
+    let work = async {
+        let mut transaction = store.pool.begin().await?;
+        let added_sites =
+            write_changes(&mut transaction, &changes.sites).await?.map_err(WriteError::Refused)?;
+        write_notification_plan(&mut transaction, &changes.notifications).await?;
+        let reach = select_reach(&mut transaction, None).await?;
+        match mode {
+            ApplyMode::Commit => transaction.commit().await?,
+            ApplyMode::DryRun => transaction.rollback().await?,
+        }
+        Ok(AppliedDefinitions { added_sites, reach })
+    };
+    write_with_timeout(store, DEFINITIONS_TIMEOUT, "apply the definitions", work)
+        .await
+        .map_err(map_constraint_error)
+}
+
+async fn write_notification_plan(
+    connection: &mut PgConnection,
+    plan: &NotificationPlan,
+) -> Result<(), WriteError> {
+    for channel in &plan.channels.add {
+        insert_channel(connection, channel).await?;
+    }
+    for (_, channel) in &plan.channels.change {
+        if !write_channel(connection, channel, None).await? {
+            insert_channel(connection, channel).await?;
+        }
+    }
+    // A route that is removed names no channel any more, and neither does one that is changed.
+    sqlx::query("DELETE FROM picket.routes WHERE name = ANY ($1)")
+        .bind(&plan.routes.remove)
+        .execute(&mut *connection)
+        .await?;
+    for (_, route) in &plan.routes.change {
+        if !write_route(connection, &route.name, route, None).await? {
+            insert_route(connection, route, RoutePlace::Defined).await?;
+        }
+    }
+    for route in &plan.routes.add {
+        insert_route(connection, route, RoutePlace::Defined).await?;
+    }
+    for name in &plan.channels.remove {
+        delete_channel(connection, name, None).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,212 @@
+//! What people and programs are told when nothing fails.
+
+use std::time::Duration;
+
+use picket_harness::eventually;
+
+use crate::drill::{Drill, WAIT_TIMEOUT};
+
+#[tokio::test]
+async fn an_incident_is_told_to_programs_as_two_events_in_order_and_to_people_as_down_and_up() {
+    let drill = Drill::start(2).await;
+    drill.add_sites(1).await;
+    drill.add_webhook("hook").await;
+    drill.add_ntfy("phone").await;
+    drill.add_route("all", &["hook", "phone"], &[("wait_ms", "1000")]).await;
+
+    drill.open_incidents(1, 1).await;
+    drill.wait_requests(2).await;
+    drill.close_incidents(1, 1).await;
+    drill.wait_requests(4).await;
+    drill.wait_settled().await;
+
+    let requests = drill.receiver.requests();
+    let events: Vec<String> = requests
+        .iter()
+        .filter(|request| request.path == "/hook")
+        .map(|request| request.json()["type"].as_str().unwrap_or_default().to_owned())
+        .collect();
+    assert_eq!(events, ["incident.opened", "incident.closed"]);
+    let texts: Vec<String> =
+        requests.iter().filter(|request| request.path == "/").map(|request| request.text()).collect();
+    assert_eq!(texts.len(), 2, "{texts:?}");
+    assert!(texts[0].contains("DOWN site-1") && texts[1].contains("UP site-1"), "{texts:?}");
+    drill.assert_ledger_closed().await;
+}
+
+#[tokio::test]
+async fn sites_that_fail_together_are_one_message_and_an_incident_within_the_wait_is_none() {
+    let drill = Drill::start(1).await;
+    drill.add_sites(5).await;
+    drill.add_ntfy("phone").await;
+    drill.add_route("all", &["phone"], &[("wait_ms", "3000")]).await;
+
+    drill.open_incidents(1, 5).await;
+    drill.close_incidents(5, 5).await;
+    drill.wait_requests(1).await;
+    drill.close_incidents(1, 4).await;
+    drill.wait_requests(2).await;
+    drill.wait_settled().await;
+
+    let requests = drill.receiver.requests();
+    assert_eq!(requests.len(), 2);
+    assert!(requests[0].text().contains("DOWN 4 sites"), "{}", requests[0].text());
+    assert!(requests[1].text().contains("UP 4 sites"), "{}", requests[1].text());
+    assert_eq!(drill.count_notices("suppressed", "brief").await, 2);
+    drill.assert_ledger_closed().await;
+}
+
+#[tokio::test]
+async fn n12_a_silence_holds_messages_back_and_what_is_down_at_its_end_is_told_once() {
+    let drill = Drill::start(1).await;
+    drill.add_sites(2).await;
+    drill.add_ntfy("phone").await;
+    drill.add_webhook("hook").await;
+    drill.add_route("all", &["phone", "hook"], &[("wait_ms", "500")]).await;
+    drill
+        .stack
+        .execute_sql("INSERT INTO picket.silences (tag, ends_at, reason) VALUES ('shop', now() + interval '1 day', 'works')")
+        .await;
+
+    drill.open_incidents(1, 2).await;
+    drill.close_incidents(2, 2).await;
+    eventually(WAIT_TIMEOUT, "four notices that were not told", async || {
+        match drill.count_notices("suppressed", "silenced").await {
+            4 => Ok(()),
+            found => Err(found),
+        }
+    })
+    .await;
+    assert_eq!(drill.receiver.count(), 0);
+
+    drill.stack.execute_sql("DELETE FROM picket.silences").await;
+    let requests = drill.wait_requests(2).await;
+    assert!(requests.iter().any(|request| request.text().contains("silenced until now")), "{requests:?}");
+    drill.wait_settled().await;
+    assert_eq!(drill.receiver.count(), 2);
+    drill.assert_ledger_closed().await;
+}
+
+#[tokio::test]
+async fn n12_escalation_tells_another_channel_at_its_time_unless_the_incident_is_acknowledged() {
+    let drill = Drill::start(1).await;
+    drill.add_sites(2).await;
+    drill.add_ntfy("ops").await;
+    drill.add_ntfy("boss").await;
+    let escalate = [("wait_ms", "0"), ("escalate", "'[{\"after_ms\": 2000, \"channels\": [\"boss\"]}]'")];
+    drill.add_route("all", &["ops"], &escalate).await;
+
+    drill.open_incidents(1, 2).await;
+    drill.stack.execute_sql("INSERT INTO picket.acknowledgements (incident_id) SELECT incident_id FROM picket.incidents WHERE site_id = 2").await;
+    let escalated = "SELECT count(*) FROM picket.notices WHERE step = 'escalation' AND state <> 'waiting'";
+    eventually(WAIT_TIMEOUT, "both steps of escalation", async || {
+        match drill.stack.query_number(escalated).await {
+            2 => Ok(()),
+            found => Err(found),
+        }
+    })
+    .await;
+
+    let told: Vec<String> = drill.receiver.requests().iter().map(|request| request.text()).collect();
+    let boss: Vec<&String> = told.iter().filter(|text| text.contains("\"boss\"")).collect();
+    assert!(boss.len() == 1 && boss[0].contains("site-1") && !boss[0].contains("site-2"), "{told:?}");
+    let acknowledged =
+        "SELECT count(*) FROM picket.notices WHERE step = 'escalation' AND reason = 'acknowledged'";
+    assert_eq!(drill.stack.query_number(acknowledged).await, 1);
+
+    // The end is told to both, also to the channel that heard of it by escalation only.
+    drill.close_incidents(1, 1).await;
+    drill.wait_settled().await;
+    let ups = drill.receiver.requests().iter().filter(|request| request.text().contains("UP site-1")).count();
+    assert_eq!(ups, 2);
+    drill.assert_ledger_closed().await;
+}
+
+#[tokio::test]
+async fn n11_a_site_that_flaps_is_told_as_such_once_and_programs_get_every_event() {
+    let drill = Drill::start(1).await;
+    drill.add_sites(1).await;
+    drill.add_ntfy("phone").await;
+    drill.add_webhook("hook").await;
+    drill.add_route("all", &["phone", "hook"], &[("wait_ms", "0")]).await;
+
+    for round in 0..20 {
+        drill.open_incidents(1, 1).await;
+        if round < 3 {
+            drill.wait_settled().await;
+        }
+        drill.close_incidents(1, 1).await;
+        if round < 2 {
+            drill.wait_settled().await;
+        }
+    }
+    drill.wait_settled().await;
+
+    let requests = drill.receiver.requests();
+    let events = requests.iter().filter(|request| request.path == "/hook").count();
+    assert_eq!(events, 40);
+    let texts: Vec<String> =
+        requests.iter().filter(|request| request.path == "/").map(|request| request.text()).collect();
+    assert_eq!(texts.len(), 5, "down, up, down, up, flapping: {texts:?}");
+    assert!(texts[4].contains("FLAPPING"), "{texts:?}");
+    drill.assert_ledger_closed().await;
+
+    // Half an hour later.
+    drill
+        .stack
+        .execute_sql(
+            "UPDATE picket.transitions SET recorded_at = recorded_at - interval '31 minutes';
+             UPDATE picket.notices SET due_at = now() WHERE step = 'calm';
+             UPDATE picket.channel_lanes SET due_at = now() WHERE channel = 'phone'",
+        )
+        .await;
+    let requests = drill.wait_requests(46).await;
+    assert!(requests[45].text().contains("steady"), "{}", requests[45].text());
+}
+
+#[tokio::test]
+async fn a_region_that_is_silent_is_told_to_the_routes_of_regions_only() {
+    let drill = Drill::start(1).await;
+    drill.add_ntfy("phone").await;
+    drill.add_ntfy("other").await;
+    drill.add_route("regions", &["phone"], &[("events", "'{region}'"), ("wait_ms", "0")]).await;
+    drill.add_route("sites", &["other"], &[("wait_ms", "0")]).await;
+
+    drill
+        .stack
+        .execute_sql(
+            "INSERT INTO picket.silent_regions SELECT id, now() FROM picket.regions WHERE name = 'eu'",
+        )
+        .await;
+    drill.wait_requests(1).await;
+    drill.stack.execute_sql("DELETE FROM picket.silent_regions").await;
+    let requests = drill.wait_requests(2).await;
+    drill.wait_settled().await;
+
+    assert!(requests[0].text().contains("REGION SILENT eu") && requests[1].text().contains("REGION BACK eu"));
+    assert!(requests.iter().all(|request| request.text().contains("\"phone\"")));
+    drill.assert_ledger_closed().await;
+}
+
+#[tokio::test]
+async fn a_new_channel_is_told_of_what_opens_after_it_and_not_of_what_was_open() {
+    let drill = Drill::start(1).await;
+    drill.add_sites(2).await;
+    drill.open_incidents(1, 1).await;
+    drill.add_webhook("hook").await;
+    drill.add_route("all", &["hook"], &[]).await;
+    drill.open_incidents(2, 2).await;
+    drill.wait_requests(1).await;
+    drill.close_incidents(1, 2).await;
+    drill.wait_settled().await;
+
+    let sites: Vec<i64> = drill
+        .receiver
+        .requests()
+        .iter()
+        .map(|request| request.json()["data"]["site_id"].as_i64().unwrap())
+        .collect();
+    assert_eq!(sites, [2, 2]);
+    drill.assert_ledger_closed().await;
+    assert!(drill.receiver.requests().iter().all(|request| request.at.elapsed() < Duration::from_secs(60)));
+}

@@ -1,0 +1,39 @@
+//! Many sites at once.
+
+use picket_harness::receiver::Answer;
+
+use crate::drill::Drill;
+
+async fn count_messages(drill: &Drill, path: &str) -> usize {
+    drill.receiver.requests().iter().filter(|request| request.path == path).count()
+}
+
+#[tokio::test]
+async fn n10_three_thousand_sites_down_at_once_are_few_messages_to_people_and_every_event_to_programs() {
+    const SITES: i64 = 3_000;
+    let drill = Drill::start(2).await;
+    drill.add_sites(SITES).await;
+    drill.add_ntfy("phone").await;
+    drill.add_webhook("hook").await;
+    drill.add_route("all", &["phone", "hook"], &[]).await;
+    drill.receiver.answer(Answer::status(200));
+
+    for batch in 0..10 {
+        drill.open_incidents(batch * SITES / 10 + 1, (batch + 1) * SITES / 10).await;
+    }
+    drill.wait_requests(usize::try_from(SITES).unwrap() + 1).await;
+    drill.wait_settled().await;
+    let told = drill.receiver.requests().into_iter().find(|request| request.path == "/").unwrap();
+    assert!(told.text().contains("3000 sites"), "{}", told.text());
+    drill.close_incidents(1, SITES).await;
+    drill.wait_settled().await;
+
+    let people = count_messages(&drill, "/").await;
+    assert!(people <= 6, "{people} messages to people");
+    assert_eq!(count_messages(&drill, "/hook").await, usize::try_from(2 * SITES).unwrap());
+    assert_eq!(drill.count_notices("delivered", "").await, 4 * SITES);
+    drill.assert_ledger_closed().await;
+    for notifier in &drill.notifiers {
+        println!("memory of {}: {} KiB", notifier.name(), notifier.memory_kib());
+    }
+}
