@@ -1,6 +1,6 @@
 //! Events on the bus wake the planner. What they say is read from the database.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_nats::jetstream::{
     consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull},
@@ -11,10 +11,10 @@ use picket_proto::subject;
 use picket_runtime::{Backoff, Bus, ErrorChain};
 use picket_store::{Store, lanes};
 use time::OffsetDateTime;
-use tokio::time::sleep;
+use tokio::{sync::Notify, time::sleep};
 use tracing::{debug, info};
 
-use crate::{metrics::Metrics, pipeline::Wakers};
+use crate::metrics::Metrics;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -26,6 +26,13 @@ const ACK_WAIT: Duration = Duration::from_secs(30);
 const MAX_EVENTS: usize = 500;
 /// Waiting time of a request at the server.
 const REQUEST_EXPIRY: Duration = Duration::from_secs(5);
+
+/// Wakes the loops: something may be unplanned, or due.
+#[derive(Clone, Default)]
+pub(crate) struct Wakers {
+    pub(crate) plan: Arc<Notify>,
+    pub(crate) deliver: Arc<Notify>,
+}
 
 /// Consumer shared by all notifiers. It begins with new events: a new installation of notifiers tells
 /// nothing of the past.

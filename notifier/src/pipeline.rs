@@ -6,14 +6,15 @@ use picket_runtime::{Bus, ErrorChain, Pipeline, ReadinessCheck, secrets::Secrets
 use picket_store::lanes;
 use ractor::{ActorCell, SpawnErr};
 use tokio::{
-    sync::{Notify, Semaphore},
+    sync::Semaphore,
     time::{MissedTickBehavior, interval, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
 use crate::{
-    Config, events,
+    Config,
+    events::{self, Wakers},
     metrics::ChannelLabel,
     pings,
     worker::{LEASE_TIME, Worker},
@@ -36,13 +37,6 @@ pub(crate) struct NotifierPipeline {
 pub(crate) struct NotifierTasks {
     stop: CancellationToken,
     deliveries: TaskTracker,
-}
-
-/// Wakes the loops: something may be unplanned, or due.
-#[derive(Clone, Default)]
-pub(crate) struct Wakers {
-    pub(crate) plan: Arc<Notify>,
-    pub(crate) deliver: Arc<Notify>,
 }
 
 impl Pipeline for NotifierPipeline {
