@@ -6,14 +6,17 @@ use picket_runtime::{Bus, ErrorChain, Pipeline, ReadinessCheck, secrets::Secrets
 use picket_store::lanes;
 use ractor::{ActorCell, SpawnErr};
 use tokio::{
-    sync::{Notify, Semaphore},
+    sync::Semaphore,
     time::{MissedTickBehavior, interval, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
 use crate::{
-    Config, events, pings,
+    Config,
+    events::{self, Wakers},
+    metrics::ChannelLabel,
+    pings,
     worker::{LEASE_TIME, Worker},
 };
 
@@ -34,13 +37,6 @@ pub(crate) struct NotifierPipeline {
 pub(crate) struct NotifierTasks {
     stop: CancellationToken,
     deliveries: TaskTracker,
-}
-
-/// Wakes the loops: something may be unplanned, or due.
-#[derive(Clone, Default)]
-pub(crate) struct Wakers {
-    pub(crate) plan: Arc<Notify>,
-    pub(crate) deliver: Arc<Notify>,
 }
 
 impl Pipeline for NotifierPipeline {
@@ -146,21 +142,24 @@ async fn show_life(worker: Worker) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let marked = lanes::mark_notifier(&worker.store, &worker.name, env!("CARGO_PKG_VERSION")).await;
-        let backlog = match marked {
-            Ok(()) => lanes::read_backlog(&worker.store).await,
-            Err(error) => Err(error),
-        };
-        match backlog {
-            Ok(backlog) => {
-                worker.metrics.waiting.set(backlog.waiting);
-                worker.metrics.oldest_waiting_seconds.set(backlog.oldest_seconds.unwrap_or(0.0));
-                worker.metrics.unplanned.set(backlog.unplanned);
-            }
-            Err(error) => {
-                worker.metrics.database_errors.inc();
-                debug!(error = %ErrorChain(&error), "could not show a sign of life");
-            }
+        if let Err(error) = show_life_once(&worker).await {
+            worker.metrics.database_errors.inc();
+            debug!(error = %ErrorChain(&error), "could not show a sign of life");
         }
     }
+}
+
+async fn show_life_once(worker: &Worker) -> Result<(), picket_store::Error> {
+    lanes::mark_notifier(&worker.store, &worker.name, env!("CARGO_PKG_VERSION")).await?;
+    let backlog = lanes::read_backlog(&worker.store).await?;
+    worker.metrics.waiting.set(backlog.waiting);
+    worker.metrics.oldest_waiting_seconds.set(backlog.oldest_seconds.unwrap_or(0.0));
+    worker.metrics.unplanned.set(backlog.unplanned);
+    let channels = lanes::list_channel_failures(&worker.store).await?;
+    // Whichever notifier works for a channel, all show the same; a removed channel is shown no more.
+    worker.metrics.channel_failing.clear();
+    for (channel, is_failing) in channels {
+        worker.metrics.channel_failing.get_or_create(&ChannelLabel { channel }).set(is_failing.into());
+    }
+    Ok(())
 }

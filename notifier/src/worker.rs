@@ -27,7 +27,7 @@ use crate::{
     compose::{Context, compose, list_shown_incidents},
     decide::{Decision, PlannedMessage, decide},
     message::{Item, Message, ProgramEvent, Purpose, Severity, Verdict},
-    metrics::{ChannelLabel, Metrics, OutcomeLabels, ReasonLabel},
+    metrics::{Metrics, OutcomeLabels, ReasonLabel},
     sender::Sender,
 };
 
@@ -87,8 +87,6 @@ impl Worker {
 
     async fn work_once(&self, lane: &Lane) -> Result<Progress, picket_store::Error> {
         let Some(contents) = lanes::load_lane(&self.store, lane).await? else { return Ok(Progress::Done) };
-        let label = ChannelLabel { channel: lane.channel.clone() };
-        self.metrics.channel_failing.get_or_create(&label).set(contents.channel.is_failing.into());
         let usable = match read_settings(&contents) {
             Ok(usable) => usable,
             Err(why) => return self.put_off_channel(lane, &contents, why).await,

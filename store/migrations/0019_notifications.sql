@@ -51,7 +51,8 @@ BEGIN
     RETURN NULL;
 END $$;
 COMMENT ON FUNCTION picket.outbox_after IS 'Records each event as a transition, of which people are told';
-CREATE TRIGGER outbox_after AFTER INSERT ON picket.outbox FOR EACH ROW EXECUTE FUNCTION picket.outbox_after();
+CREATE TRIGGER outbox_after AFTER INSERT ON picket.outbox
+    FOR EACH ROW WHEN (NEW.payload ? 'event') EXECUTE FUNCTION picket.outbox_after();
 
 CREATE TYPE picket.notice_state AS ENUM ('waiting', 'delivered', 'suppressed', 'failed');
 CREATE TYPE picket.notice_step AS ENUM ('event', 'reminder', 'escalation', 'calm');
@@ -128,7 +129,8 @@ CREATE TABLE picket.delivery_attempts (
 
 INSERT INTO picket.locks VALUES ('notices');
 
--- Progress of the notifications: transitions recorded before started_at were told to nobody.
+-- Progress of the notifications: transitions recorded before started_at were told to nobody, or are
+-- not kept any more.
 CREATE TABLE picket.notification_progress (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     started_at timestamptz NOT NULL DEFAULT clock_timestamp()
