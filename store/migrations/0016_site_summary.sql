@@ -145,11 +145,63 @@ COMMENT ON VIEW picket.site_summary IS 'One row for each site: its state, kept b
 COMMENT ON COLUMN picket.site_summary.state IS
     'down (an incident is open, or the site fails in maintenance), unknown (no region reports), problem (it cannot be checked), up or paused';
 COMMENT ON COLUMN picket.site_summary.state_since IS
-    'down: opening of the incident; up: closing of the last one, or the first schedule; paused and problem: end of the last schedule; unknown: when it was noticed';
+    'down: opening of the incident, or the first failure in maintenance; up: closing of the last one, or the first schedule; paused and problem: end of the last schedule; unknown: when it was noticed';
 COMMENT ON COLUMN picket.site_summary.days IS
     'A letter a day for 365 days, the last for days_through: u up, p partly down, d down, m failed in maintenance only, g up with gaps, x missed, s suspended, - no data';
 
 -- Conditions: the present state.
+
+-- A site that fails in maintenance is down since its first failure, and not since its last incident.
+CREATE OR REPLACE VIEW report.site_status AS
+SELECT
+    site.id AS site_id,
+    coalesce(site.name, site.url) AS site,
+    site.url,
+    CASE
+        WHEN NOT site.enabled THEN 'paused'
+        WHEN incident.incident_id IS NOT NULL THEN 'down'
+        WHEN regions.up + regions.down = 0 THEN 'unknown'
+        WHEN planned.is_down THEN 'down'
+        ELSE 'up'
+    END AS status,
+    CASE
+        WHEN NOT site.enabled THEN NULL
+        WHEN incident.incident_id IS NOT NULL THEN incident.opened_at
+        WHEN regions.up + regions.down = 0 THEN NULL
+        ELSE coalesce(
+            CASE WHEN planned.is_down THEN (
+                SELECT timestamptz 'epoch' + min(region.failing_since_us) * interval '1 microsecond'
+                FROM picket.site_states AS state
+                CROSS JOIN jsonb_to_recordset(state.regions) AS region (consecutive_failures bigint, failing_since_us bigint)
+                WHERE state.site_id = site.id AND region.consecutive_failures > 0 AND region.failing_since_us > 0)
+            END,
+            (SELECT max(before.closed_at) FROM picket.incidents AS before WHERE before.site_id = site.id),
+            regions.watched_since)
+    END AS since,
+    regions.last_check_at,
+    regions.up AS regions_up,
+    regions.down AS regions_down,
+    regions.silent AS regions_silent,
+    incident.incident_id
+FROM picket.sites AS site
+LEFT JOIN picket.incidents AS incident ON incident.site_id = site.id AND incident.closed_at IS NULL
+CROSS JOIN LATERAL (
+    SELECT
+        count(*) FILTER (WHERE latest.outcome = 'up') AS up,
+        count(*) FILTER (WHERE latest.outcome = 'down') AS down,
+        count(*) FILTER (WHERE latest.outcome IS NULL) AS silent,
+        max(latest.scheduled_at) AS last_check_at,
+        (SELECT min(schedule.valid_from) FROM picket.schedules AS schedule WHERE schedule.site_id = site.id) AS watched_since
+    FROM picket.latest_results AS latest
+    WHERE latest.site_id = site.id
+) AS regions
+-- In maintenance no incident opens, and a failing site is down all the same.
+CROSS JOIN LATERAL (
+    SELECT regions.down >= coalesce(site.quorum, (regions.up + regions.down) / 2 + 1)
+           AND picket.in_maintenance(site.id, now()) AS is_down
+) AS planned;
+COMMENT ON COLUMN report.site_status.since IS
+    'Start of the status: the incident''s opening, the first failure in maintenance, the last incident''s closing, or the first schedule; null if unknown';
 
 -- Adds the changes of this statement to the number of sites in each state.
 CREATE FUNCTION picket.count_site_states() RETURNS trigger

@@ -10,7 +10,7 @@ use crate::{DbTimestamp, Error, Store};
 /// Deadline of a status query; reports may read many rows.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A row of `report.site_status`, with the site's warnings and its problem.
+/// A row of `report.site_status`, with the site's warnings, maintenance and problem.
 #[derive(Clone, Debug, Serialize, sqlx::FromRow)]
 pub struct SiteStatus {
     /// Id of the site.
@@ -35,8 +35,14 @@ pub struct SiteStatus {
     pub incident_id: Option<i64>,
     /// Kinds of the open warnings.
     pub warnings: Vec<String>,
+    /// True in a maintenance window.
+    pub in_maintenance: bool,
+    /// End of the maintenance; absent for an open-ended window.
+    pub maintenance_until: Option<DbTimestamp>,
     /// Reason why the site cannot be checked.
     pub problem: Option<String>,
+    /// Reason why the status is `unknown`, by region.
+    pub unknown_reason: Option<String>,
 }
 
 /// A schedule in force.
@@ -85,18 +91,7 @@ pub async fn list_site_status(store: &Store) -> Result<Vec<SiteStatus>, Error> {
         .with_timeout(
             STATUS_TIMEOUT,
             "read the status of sites",
-            sqlx::query_as(
-                // Rows older than the limit on names may have longer ones; these are truncated.
-                "SELECT status.site_id, left(status.site, 1000) AS site, left(status.url, 4096) AS url, status.status,
-                        status.since, status.last_check_at, status.regions_up, status.regions_down,
-                        status.regions_silent, status.incident_id, coalesce(warning.kinds, '{}') AS warnings,
-                        left(site.problem, 2000) AS problem
-                 FROM report.site_status AS status JOIN picket.sites AS site ON site.id = status.site_id
-                 LEFT JOIN (SELECT site_id, array_agg(kind::text ORDER BY kind) AS kinds FROM picket.warnings
-                            WHERE closed_at IS NULL GROUP BY site_id) AS warning ON warning.site_id = status.site_id
-                 ORDER BY array_position('{down,unknown,paused,up}', status.status), status.site_id",
-            )
-            .fetch_all(&store.pool),
+            sqlx::query_as(include_str!("site_status/site_status.sql")).fetch_all(&store.pool),
         )
         .await
 }
