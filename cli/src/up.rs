@@ -179,7 +179,9 @@ async fn add_webhook(store: &Store, url: &str) -> Result<String, Error> {
         };
         routes::add_route(store, &fields.into_definition(0)?, RoutePlace::Last).await?;
     }
-    Ok(format!("every incident is told to the channel '{WEBHOOK_NAME}'; try it with: picket channel test {WEBHOOK_NAME}"))
+    Ok(format!(
+        "every incident is told to the channel '{WEBHOOK_NAME}'; try it with: picket channel test {WEBHOOK_NAME}"
+    ))
 }
 
 /// Applies `sites.yaml`. A refused file is reported as a warning and does not stop the start.

@@ -99,7 +99,9 @@ async fn plan_regularly(worker: Worker, database: ReadinessCheck, wakers: Wakers
     }
 }
 
-/// Leases lanes in which there is something to do, as many at a time as there are permits.
+/// Leases lanes in which there is something to do, as many at a time as there are permits. A channel has
+/// at most a quarter of them, and all channels that fail half, so that hanging receivers hold up no
+/// other.
 async fn deliver_regularly(
     worker: Worker,
     concurrency: usize,
@@ -108,18 +110,23 @@ async fn deliver_regularly(
     stop: CancellationToken,
 ) {
     let permits = Arc::new(Semaphore::new(concurrency));
+    let failing_permits = Arc::new(Semaphore::new((concurrency / 2).max(1)));
+    let most_lanes = i32::try_from((concurrency / 4).max(1)).unwrap_or(i32::MAX);
     loop {
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
         if stop.is_cancelled() {
             // The drain ends this task.
             return std::future::pending().await;
         }
-        match lanes::claim_lane(&worker.store, &worker.name, LEASE_TIME).await {
+        let failing_permit = failing_permits.clone().try_acquire_owned().ok();
+        let with_failing = failing_permit.is_some();
+        match lanes::claim_lane(&worker.store, &worker.name, LEASE_TIME, most_lanes, with_failing).await {
             Ok(Some(lane)) => {
                 let (worker, deliver) = (worker.clone(), wakers.deliver.clone());
+                let failing_permit = failing_permit.filter(|_| lane.is_failing);
                 deliveries.spawn(async move {
                     worker.work_lane(&lane).await;
-                    drop(permit);
+                    drop((permit, failing_permit));
                     deliver.notify_one();
                 });
             }

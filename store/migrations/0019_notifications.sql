@@ -405,24 +405,29 @@ END $$;
 COMMENT ON FUNCTION picket.channels_removed IS 'Ends what waits for a channel that is removed';
 CREATE TRIGGER channels_removed AFTER DELETE ON picket.channels FOR EACH ROW EXECUTE FUNCTION picket.channels_removed();
 
--- Leases a lane in which there is something to do; no row if there is none.
-CREATE FUNCTION picket.claim_lane(of_notifier text, lease_ms integer) RETURNS SETOF picket.channel_lanes
+-- Leases a lane in which there is something to do; no row if there is none. A notifier works in at
+-- most `most_lanes` lanes of a channel, so that one that hangs leaves room for the others. Channels
+-- that deliver come first; of the others only if `with_failing`.
+CREATE FUNCTION picket.claim_lane(of_notifier text, lease_ms integer, most_lanes integer, with_failing boolean)
+    RETURNS TABLE (channel text, lane smallint, epoch bigint, is_failing boolean)
     LANGUAGE sql
     SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     AS $$
-        UPDATE picket.channel_lanes AS lane
-        SET leased_by = of_notifier, leased_until = clock_timestamp() + lease_ms * interval '1 millisecond', epoch = lane.epoch + 1
+        UPDATE picket.channel_lanes AS held
+        SET leased_by = of_notifier, leased_until = clock_timestamp() + lease_ms * interval '1 millisecond', epoch = held.epoch + 1
         FROM (
-            SELECT due.channel, due.lane FROM picket.channel_lanes AS due
+            SELECT due.channel, due.lane, state.failing_since IS NOT NULL AS is_failing FROM picket.channel_lanes AS due
             JOIN picket.channel_states AS state ON state.channel = due.channel
             WHERE due.due_at <= clock_timestamp() AND due.leased_until <= clock_timestamp()
-              AND state.next_send_at <= clock_timestamp()
-            ORDER BY due.due_at LIMIT 1
+              AND state.next_send_at <= clock_timestamp() AND (with_failing OR state.failing_since IS NULL)
+              AND (SELECT count(*) FROM picket.channel_lanes AS own
+                   WHERE own.channel = due.channel AND own.leased_by = of_notifier AND own.leased_until > clock_timestamp()) < most_lanes
+            ORDER BY state.failing_since IS NOT NULL, due.due_at LIMIT 1
             FOR NO KEY UPDATE OF due SKIP LOCKED
         ) AS chosen
-        WHERE lane.channel = chosen.channel AND lane.lane = chosen.lane
-        RETURNING lane.*
+        WHERE held.channel = chosen.channel AND held.lane = chosen.lane
+        RETURNING held.channel, held.lane, held.epoch, chosen.is_failing
     $$;
 COMMENT ON FUNCTION picket.claim_lane IS 'Leases a lane in which there is something to do to a notifier';
 

@@ -36,6 +36,8 @@ pub struct Lane {
     pub lane: i16,
     /// Fences this notifier's writes.
     pub epoch: i64,
+    /// True if the last attempt of the channel failed.
+    pub is_failing: bool,
 }
 
 /// Everything needed to decide what a channel is told next.
@@ -235,15 +237,25 @@ pub async fn plan_notices(store: &Store) -> Result<i32, Error> {
     store.with_timeout(LANE_TIMEOUT, "plan the notices", query).await
 }
 
-/// Leases a lane in which there is something to do.
+/// Leases a lane in which there is something to do, of a channel of which this notifier has fewer than
+/// `most_lanes`; one that fails only if `with_failing`.
 ///
 /// # Errors
 /// If the database cannot be reached in time.
-pub async fn claim_lane(store: &Store, notifier: &str, lease: Duration) -> Result<Option<Lane>, Error> {
-    let query = sqlx::query_as("SELECT channel, lane, epoch FROM picket.claim_lane($1, $2)")
-        .bind(notifier)
-        .bind(to_millis(lease))
-        .fetch_optional(&store.pool);
+pub async fn claim_lane(
+    store: &Store,
+    notifier: &str,
+    lease: Duration,
+    most_lanes: i32,
+    with_failing: bool,
+) -> Result<Option<Lane>, Error> {
+    let query =
+        sqlx::query_as("SELECT channel, lane, epoch, is_failing FROM picket.claim_lane($1, $2, $3, $4)")
+            .bind(notifier)
+            .bind(to_millis(lease))
+            .bind(most_lanes)
+            .bind(with_failing)
+            .fetch_optional(&store.pool);
     store.with_timeout(LANE_TIMEOUT, "claim a lane", query).await
 }
 
