@@ -187,9 +187,11 @@ async fn channels_that_hang_hold_up_no_channel_that_delivers() {
     // First the hanging channels fail once.
     drill.open_incidents(1, 20).await;
     let failing = "SELECT count(*) FROM picket.channel_states WHERE failing_since IS NOT NULL";
-    eventually(WAIT_TIMEOUT, "six channels that fail", async || match drill.stack.query_number(failing).await {
-        6 => Ok(()),
-        found => Err(found),
+    eventually(WAIT_TIMEOUT, "six channels that fail", async || {
+        match drill.stack.query_number(failing).await {
+            6 => Ok(()),
+            found => Err(found),
+        }
     })
     .await;
     drill.open_incidents(21, 40).await;
