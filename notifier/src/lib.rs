@@ -4,8 +4,12 @@
 //! Postgres decides; the stream of events only wakes. Any number of notifiers share the work.
 #![warn(missing_docs)]
 
+mod answer;
 pub mod attempt;
+pub mod channel;
 pub mod message;
 #[cfg(test)]
 mod samples;
+pub mod sender;
 pub mod text;
+mod transport;

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use picket_proto::{Cause, Timestamp};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -41,7 +41,11 @@ pub struct Message {
     /// First notification to this channel about the same incident, for threads.
     pub thread: Option<Uuid>,
     /// What an earlier notification of the thread left at the receiver, such as a message number.
+    #[serde(skip)]
     pub thread_ref: Option<Value>,
+    /// What an earlier attempt at this notification left, such as the recipients that have it.
+    #[serde(skip)]
+    pub receiver_ref: Option<Value>,
     /// The event as programs receive it; `None` in messages for people about several events.
     pub event: Option<ProgramEvent>,
 }
@@ -133,6 +137,7 @@ pub struct Item {
     /// Time when it closed.
     pub closed_at: Option<Timestamp>,
     /// From opening to closing, or to the composition.
+    #[serde(rename = "duration_ms", serialize_with = "serialize_as_millis")]
     pub duration: Duration,
     /// Number of failed checks so far.
     pub failed_checks: Option<u64>,
@@ -144,6 +149,10 @@ pub struct Item {
     pub link: Option<String>,
     /// Sentence such as `silenced until now` or `flapping: 3 times in 40 min`.
     pub note: Option<String>,
+}
+
+fn serialize_as_millis<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// What is the case with an item.

@@ -86,6 +86,7 @@ fn message(title: &str, purpose: Purpose, items: Vec<Item>) -> Message {
         is_repeat: false,
         thread: None,
         thread_ref: None,
+        receiver_ref: None,
         event: None,
     }
 }
