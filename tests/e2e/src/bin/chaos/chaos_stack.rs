@@ -142,7 +142,7 @@ impl ChaosStack {
             Fault::PauseNotifier(n) => signal_process(&self.notifiers[n], Signal::STOP),
             Fault::FailReceiver => self.receiver.answer(Answer::status(500)),
             Fault::BreakSites => {
-                drop(self.stack.execute_sql("UPDATE picket.sites SET status = '418' WHERE id % 2 = 0").await)
+                self.stack.execute_sql("UPDATE picket.sites SET status = '418' WHERE id % 2 = 0").await;
             }
             Fault::RestartPostgres => self.postgres.stop().await,
             Fault::KillPostgres => self.postgres.kill().await,
