@@ -37,6 +37,7 @@ async fn n10_three_thousand_sites_down_at_once_are_few_messages_to_people_and_ev
 }
 
 /// Prints what `BENCHMARKS.md` records: timing decides no test.
+#[expect(clippy::print_stdout, reason = "the output is for a person")]
 async fn print_speed(drill: &Drill) {
     let planned: (f64, f64) = sqlx::query_as(
         "SELECT percentile_disc(0.99) WITHIN GROUP (ORDER BY extract(epoch FROM planned_at - recorded_at))::float8,
