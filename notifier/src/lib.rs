@@ -18,9 +18,9 @@ mod metrics;
 mod options;
 mod pings;
 mod pipeline;
-#[cfg(test)]
 mod samples;
 pub mod sender;
+pub mod template;
 pub mod text;
 mod transport;
 mod worker;
