@@ -55,11 +55,14 @@ pub(crate) async fn run(command: RegionCommand, matches: &ArgMatches) -> Result<
         RegionCommand::Add(RegionSelector { name, database }) => {
             let store = database.connect(matches).await?;
             match regions::add_region(&store, &name).await? {
-                true => print_text(&format!("added region {name}: {}\n", describe_absent_prober(name.as_str()))),
+                true => {
+                    print_text(&format!("added region {name}: {}\n", describe_absent_prober(name.as_str())))
+                }
                 false => {
                     let all = regions::list_region_overview(&store, None).await?;
-                    let is_silent =
-                        |region: &RegionOverview| region.name == name.as_str() && region.silent_since.is_some();
+                    let is_silent = |region: &RegionOverview| {
+                        region.name == name.as_str() && region.silent_since.is_some()
+                    };
                     if all.iter().any(is_silent) {
                         let needed = describe_absent_prober(name.as_str());
                         print_error(format_args!("region {name} has no active prober: {needed}"));

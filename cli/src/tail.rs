@@ -262,14 +262,19 @@ mod tests {
 
     #[test]
     fn warnings_and_confirmations_are_marked_at_the_end_of_the_line() {
-        let warned = RESULT
-            .replace(r#""outcome":"down","cause":"status","message":"503""#, r#""outcome":"up","warnings":["slow","certificate"]"#);
+        let warned = RESULT.replace(
+            r#""outcome":"down","cause":"status","message":"503""#,
+            r#""outcome":"up","warnings":["slow","certificate"]"#,
+        );
         let confirming = RESULT.replace("scheduled\",\"region", "confirm\",\"region");
 
         let warned = line(&[], "picket.result.eu.3", &warned).unwrap();
         let confirming = line(&[], "picket.result.eu.3", &confirming).unwrap();
 
-        assert!(warned.contains(" up ") && warned.ends_with("http://x/  (warning: slow,certificate)\n"), "{warned}");
+        assert!(
+            warned.contains(" up ") && warned.ends_with("http://x/  (warning: slow,certificate)\n"),
+            "{warned}"
+        );
         assert!(confirming.ends_with("http://x/  503  (confirmation)\n"), "{confirming}");
     }
 

@@ -69,7 +69,12 @@ async fn a_site_that_apply_would_refuse_is_left_out_of_the_export_by_its_reason_
     assert_eq!(exported.status.code(), Some(1));
     assert!(file.contains("b.example") && !file.contains("refused") && !file.contains("hasty"), "{file}");
     assert_eq!(notes.lines().count(), 2, "{notes}");
-    for part in ["site 3 (https://refused.example/)", "regex: ", "site 4 (https://hasty.example/)", "interval_seconds: '1'"] {
+    for part in [
+        "site 3 (https://refused.example/)",
+        "regex: ",
+        "site 4 (https://hasty.example/)",
+        "interval_seconds: '1'",
+    ] {
         assert!(notes.contains(part), "{part}: {notes}");
     }
     assert_eq!(String::from_utf8_lossy(&applied.stdout), "0 added, 0 changed, 0 removed, 2 unchanged\n");

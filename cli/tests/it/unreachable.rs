@@ -58,8 +58,11 @@ async fn an_error_of_the_database_is_shown_without_the_line_of_its_source() {
     let url = shared_postgres().await.create_database().await;
     let (server, _) = url.rsplit_once('/').unwrap();
 
-    let output =
-        picket_command(dir.path()).env("DATABASE_URL", format!("{server}/nothing")).arg("status").output().unwrap();
+    let output = picket_command(dir.path())
+        .env("DATABASE_URL", format!("{server}/nothing"))
+        .arg("status")
+        .output()
+        .unwrap();
 
     let said = unreachable_error(&output);
     assert!(said.contains("database \"nothing\" does not exist"), "{said}");
