@@ -7,8 +7,8 @@ use serde::{Serialize, Serializer};
 
 use crate::{
     DbTimestamp, Error, Store,
-    error::DriverError,
     api_secrets::{ApiSecret, hash_secret},
+    error::DriverError,
 };
 
 const TOKENS_TIMEOUT: Duration = Duration::from_secs(5);

@@ -17,8 +17,8 @@ use self::{
 };
 use crate::{
     DbTimestamp, Error, ServerGuard, Store,
-    error::DriverError,
     decisions::{self, Decisions, NewResult},
+    error::DriverError,
     partitions, regions,
 };
 

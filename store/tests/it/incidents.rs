@@ -170,7 +170,8 @@ async fn a_site_that_fails_in_maintenance_is_down_since_its_first_failure() {
             "report.site_status" => ("status", "since"),
             _ => ("state", "state_since"),
         };
-        let found = format!("SELECT {state} || ' ' || ({since} = '{first}') FROM {view} WHERE site_id = {site}");
+        let found =
+            format!("SELECT {state} || ' ' || ({since} = '{first}') FROM {view} WHERE site_id = {site}");
         assert_eq!(world.query_texts(&found).await, ["down true"], "{view}");
     }
     assert_eq!(world.count_incidents().await, (1, 0));
