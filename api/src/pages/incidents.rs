@@ -63,8 +63,8 @@ pub(super) async fn show_warnings(
 ) -> Result<Response, PageError> {
     let filter = query.to_filter(&visitor, DEFAULT_DAYS)?;
     let store = api.store.clone();
-    let read = api.reports.run(async move { reports::report_warnings(&store, &filter).await }).await;
-    let rows = read.map_err(|problem| visitor.fail(problem))?.map_err(|error| visitor.fail(error))?;
+    let read = api.reports.read(async move { reports::report_warnings(&store, &filter).await }).await;
+    let rows = read.map_err(|problem| visitor.fail(problem))?;
     let subline = "Sites that are up and need attention. A warning changes neither status nor uptime.";
     let mut page = ListPage::new(visitor.frame("Warnings", Section::Warnings), "Warnings", subline);
     page.forms.push(query.to_form("/warnings", DEFAULT_DAYS, &list_region_names(&visitor, &api).await?));
