@@ -9,7 +9,7 @@ mod storm;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use picket_proto::Timestamp;
 use picket_store::lanes::{LaneContents, LaneNotice, NoticeChange, NoticeKey, NoticeStep};
@@ -28,7 +28,9 @@ use crate::message::{Purpose, Verdict};
 pub(crate) struct Decision<'a> {
     /// Notices that end untold, and notices that wait longer.
     pub(crate) changes: Vec<NoticeChange>,
-    /// The message to send now.
+    /// Messages about one event each, to send now in this order.
+    pub(crate) singles: Vec<PlannedMessage<'a>>,
+    /// The message to send now, if there are no singles.
     pub(crate) message: Option<PlannedMessage<'a>>,
     /// New value of the storm: `Some(None)` ends it.
     pub(crate) storm: Option<Option<Storm>>,
@@ -71,32 +73,52 @@ pub(crate) struct PlannedItem<'a> {
 /// Decides on the notices of a lane.
 pub(crate) fn decide(contents: &LaneContents) -> Decision<'_> {
     let mut decision = Decision::default();
+    let mut waits = Vec::new();
     let (mut singles, mut groups) = (Vec::new(), BTreeMap::<&str, Group<'_>>::new());
     for (notice, fate) in decide_fates(contents) {
         match fate {
             Fate::Suppress(reason) => decision.changes.push(NoticeChange::suppress(&notice.key(), reason)),
-            Fate::Wait(until, reason) => {
-                decision.changes.push(NoticeChange::wait(&notice.key(), until, reason))
-            }
+            Fate::Wait(until, reason) => waits.push((notice.key(), until, reason)),
             Fate::Notify(told) => match &notice.group_key {
                 None => singles.push(told),
                 Some(key) => groups.entry(key).or_default().push(told),
             },
         }
     }
-    if let Some(single) = choose_single(singles, contents) {
-        decision.message = Some(single);
-        return decision;
+    decision.singles = plan_singles(singles, contents);
+    if decision.singles.is_empty() {
+        plan_group_message(groups, contents, &mut decision, &mut waits);
     }
+    let known: BTreeMap<NoticeKey, &LaneNotice> =
+        contents.notices.iter().map(|notice| (notice.key(), notice)).collect();
+    let changed = waits.into_iter().filter(|(key, until, reason)| {
+        known.get(key).is_none_or(|notice| {
+            Timestamp::from(notice.due_at) != *until || notice.reason.as_deref() != *reason
+        })
+    });
+    decision.changes.extend(changed.map(|(key, until, reason)| NoticeChange::wait(&key, until, reason)));
+    decision
+}
+
+/// A notice that waits until then, and for what.
+type Wait = (NoticeKey, Timestamp, Option<&'static str>);
+
+/// Plans one message about groups.
+fn plan_group_message<'a>(
+    groups: BTreeMap<&'a str, Group<'a>>,
+    contents: &'a LaneContents,
+    decision: &mut Decision<'a>,
+    waits: &mut Vec<Wait>,
+) {
     let storm = Storm::read(contents);
     let decided = storm::decide_storm(storm.as_ref(), &groups, contents);
     match decided {
         storm::StormDecision::Calm => {}
         storm::StormDecision::Hold { until, storm } => {
-            let notices = groups.into_values().flat_map(Group::into_items).flat_map(|told| told.keys);
-            decision.changes.extend(notices.map(|key| NoticeChange::wait(&key, until, Some("storm"))));
+            let keys = groups.into_values().flat_map(Group::into_items).flat_map(|told| told.keys);
+            waits.extend(keys.map(|key| (key, until, Some("storm"))));
             decision.storm = storm;
-            return decision;
+            return;
         }
         storm::StormDecision::Send { notes, storm } => {
             let told: Vec<_> = groups.into_values().flat_map(Group::into_items).collect();
@@ -104,7 +126,7 @@ pub(crate) fn decide(contents: &LaneContents) -> Decision<'_> {
             message.notes = notes;
             message.storm = storm;
             decision.message = Some(message);
-            return decision;
+            return;
         }
     }
     if let Some(notes) = storm::describe_gap(&groups, contents) {
@@ -112,30 +134,22 @@ pub(crate) fn decide(contents: &LaneContents) -> Decision<'_> {
         let mut message = build_message(Purpose::Digest, None, told, contents);
         message.notes = notes;
         decision.message = Some(message);
-        return decision;
+        return;
     }
-    choose_group(groups, contents, &mut decision);
-    decision
+    choose_group(groups, contents, decision, waits);
 }
 
-/// The oldest event for programs, unless an earlier one about the same subject waits.
-fn choose_single<'a>(singles: Vec<PlannedItem<'a>>, contents: &LaneContents) -> Option<PlannedMessage<'a>> {
-    let mut seen = BTreeSet::new();
-    for told in singles {
-        // Every waiting notice of a subject counts, also one that is not due yet.
-        if !seen.insert(told.notice.subject.as_str()) || Timestamp::from(told.notice.due_at) > contents.now {
-            continue;
-        }
-        let purpose = match told.notice.step {
+/// Messages about one event each, in the order of recording.
+fn plan_singles<'a>(singles: Vec<PlannedItem<'a>>, contents: &LaneContents) -> Vec<PlannedMessage<'a>> {
+    let plan = |item: PlannedItem<'a>| {
+        let purpose = match item.notice.step {
             NoticeStep::Escalation => Purpose::Escalation,
             NoticeStep::Reminder => Purpose::Reminder,
             NoticeStep::Event | NoticeStep::Calm => Purpose::Alert,
         };
-        let mut message = build_message(purpose, None, vec![told], contents);
-        message.is_single = true;
-        return Some(message);
-    }
-    None
+        PlannedMessage { is_single: true, ..build_message(purpose, None, vec![item], contents) }
+    };
+    singles.into_iter().map(plan).collect()
 }
 
 /// The group that is ready first; the others wait for their times.
@@ -143,14 +157,14 @@ fn choose_group<'a>(
     groups: BTreeMap<&'a str, Group<'a>>,
     contents: &LaneContents,
     decision: &mut Decision<'a>,
+    waits: &mut Vec<Wait>,
 ) {
     let mut ready = Vec::new();
     for (key, group) in groups {
         let (told, waiting) =
             group.split_ready(contents.open_told.get(key).copied().unwrap_or(0), contents.now);
         for (told, until) in waiting {
-            let changes = told.keys.iter().map(|key| NoticeChange::wait(key, until, None));
-            decision.changes.extend(changes);
+            waits.extend(told.keys.into_iter().map(|key| (key, until, None)));
         }
         if let Some(oldest) = told.iter().map(|told| told.notice.due_at).min() {
             ready.push((oldest, key, told));

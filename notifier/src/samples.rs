@@ -201,5 +201,6 @@ pub(crate) fn notice() -> LaneNotice {
         is_flapping: false,
         site_changed_at: Some(at),
         is_site_down: true,
+        blocked_until: None,
     }
 }

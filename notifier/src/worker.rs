@@ -107,39 +107,49 @@ impl Worker {
             };
             return self.attempt(lane, &contents, *kind, settings, &outgoing, message, Vec::new()).await;
         }
-        let Decision { mut changes, message, storm } = decide(&contents);
+        let Decision { changes, singles, message, storm } = decide(&contents);
         self.count_suppressed(&contents, &changes);
-        let Some(outgoing) = message else {
-            let channel = storm.map(|storm| ChannelChange {
-                storm: Some(serde_json::to_value(storm).unwrap_or_default()),
-                ..ChannelChange::default()
-            });
-            let work = LaneWork { notices: changes, channel, ..LaneWork::default() };
-            return match work.is_empty()
-                || lanes::write_lane_work(&self.store, lane, &work, LEASE_TIME).await?
-            {
-                true => Ok(Progress::Done),
-                false => Ok(Progress::LeaseLost),
-            };
-        };
-        if contents.channel.problem.is_some() {
-            let keys = outgoing.told.iter().flat_map(|told| &told.keys);
-            changes.extend(keys.map(|key| NoticeChange::fail(key, "channel_problem")));
-            let work = LaneWork { notices: changes, ..LaneWork::default() };
-            return match lanes::write_lane_work(&self.store, lane, &work, LEASE_TIME).await? {
-                true => Ok(Progress::More),
-                false => Ok(Progress::LeaseLost),
-            };
+        let is_single = !singles.is_empty();
+        let planned: Vec<_> = singles.into_iter().chain(message).collect();
+        let channel = storm.map(|storm| ChannelChange {
+            storm: Some(serde_json::to_value(storm).unwrap_or_default()),
+            ..ChannelChange::default()
+        });
+        let work = LaneWork { notices: changes, channel, ..LaneWork::default() };
+        if !work.is_empty() && !lanes::write_lane_work(&self.store, lane, &work, LEASE_TIME).await? {
+            return Ok(Progress::LeaseLost);
         }
-        let message = self.compose_message(lane, &contents, &outgoing).await?;
-        changes.extend(
-            outgoing
-                .told
-                .iter()
-                .flat_map(|told| &told.keys)
-                .map(|key| NoticeChange::attempt(key, outgoing.id)),
-        );
-        self.attempt(lane, &contents, *kind, settings, &outgoing, message, changes).await
+        if planned.is_empty() {
+            return Ok(Progress::Done);
+        }
+        if contents.channel.problem.is_some() {
+            return self.fail_all(lane, &planned).await;
+        }
+        for plan in &planned {
+            let message = self.compose_message(lane, &contents, plan).await?;
+            let keys = plan.told.iter().flat_map(|told| &told.keys);
+            let changes = keys.map(|key| NoticeChange::attempt(key, plan.id)).collect();
+            match self.attempt(lane, &contents, *kind, settings, plan, message, changes).await? {
+                Progress::More if is_single => {}
+                progress => return Ok(progress),
+            }
+        }
+        Ok(Progress::More)
+    }
+
+    /// Fails what is planned for a channel that cannot be used any more.
+    async fn fail_all(
+        &self,
+        lane: &Lane,
+        planned: &[PlannedMessage<'_>],
+    ) -> Result<Progress, picket_store::Error> {
+        let keys = planned.iter().flat_map(|plan| &plan.told).flat_map(|told| &told.keys);
+        let notices = keys.map(|key| NoticeChange::fail(key, "channel_problem")).collect();
+        let work = LaneWork { notices, ..LaneWork::default() };
+        match lanes::write_lane_work(&self.store, lane, &work, LEASE_TIME).await? {
+            true => Ok(Progress::More),
+            false => Ok(Progress::LeaseLost),
+        }
     }
 
     /// Postpones everything of a channel whose settings this build does not understand.

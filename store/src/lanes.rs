@@ -191,6 +191,8 @@ pub struct LaneNotice {
     pub site_changed_at: Option<DbTimestamp>,
     /// True if an incident of the site is open.
     pub is_site_down: bool,
+    /// Of a message about one event: due time of an earlier event about the same subject that waits.
+    pub blocked_until: Option<DbTimestamp>,
 }
 
 impl LaneNotice {
@@ -371,8 +373,8 @@ pub async fn load_lane(store: &Store, lane: &Lane) -> Result<Option<LaneContents
         .await
 }
 
-/// Notices that wait in a lane. Those that are not due yet are read as well: an incident that ends
-/// before it is due is brief.
+/// Notices that wait in a lane. Transitions of groups that are not due yet are read as well: an
+/// incident that ends before it is due is brief. Of messages about one event the oldest are enough.
 const LANE_NOTICES_SQL: &str = "
     SELECT notice.transition_id, notice.step::text AS step, notice.number, notice.route, notice.group_key, notice.due_at,
            notice.reason, notice.notification_id, transition.event, transition.subject, transition.is_end,
@@ -397,7 +399,12 @@ const LANE_NOTICES_SQL: &str = "
             WHERE change.site_id = transition.site_id AND change.event IN ('incident.opened', 'incident.closed'))
                AS site_changed_at,
            EXISTS (SELECT FROM picket.incidents AS incident
-                   WHERE incident.site_id = transition.site_id AND incident.closed_at IS NULL) AS is_site_down
+                   WHERE incident.site_id = transition.site_id AND incident.closed_at IS NULL) AS is_site_down,
+           CASE WHEN notice.group_key IS NULL THEN
+               (SELECT max(before.due_at) FROM picket.transitions AS earlier
+                JOIN picket.notices AS before ON before.transition_id = earlier.transition_id
+                WHERE earlier.subject = transition.subject AND earlier.transition_id < transition.transition_id
+                  AND before.channel = $1 AND before.step = 'event' AND before.state = 'waiting') END AS blocked_until
     FROM picket.notices AS notice
     JOIN picket.transitions AS transition ON transition.transition_id = notice.transition_id
     LEFT JOIN picket.routes AS route ON route.name = notice.route
@@ -406,6 +413,12 @@ const LANE_NOTICES_SQL: &str = "
     LEFT JOIN picket.notices AS begun
       ON transition.is_end AND begun.transition_id = other.transition_id AND begun.channel = notice.channel AND begun.step = 'event'
     WHERE notice.channel = $1 AND notice.lane = $2 AND notice.state = 'waiting'
+      AND CASE WHEN notice.group_key IS NOT NULL THEN notice.step = 'event' OR notice.due_at <= $3
+               ELSE notice.transition_id = ANY (ARRAY(
+                   SELECT single.transition_id FROM picket.notices AS single
+                   WHERE single.channel = $1 AND single.lane = $2 AND single.state = 'waiting'
+                     AND single.group_key IS NULL AND single.due_at <= $3
+                   ORDER BY single.transition_id LIMIT 50)) AND notice.due_at <= $3 END
     ORDER BY notice.transition_id, notice.step, notice.number
     LIMIT $4";
 

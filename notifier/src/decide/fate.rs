@@ -41,6 +41,11 @@ pub(super) fn decide_fates(contents: &LaneContents) -> Vec<(&LaneNotice, Fate<'_
     for notice in &contents.notices {
         let fate = if !contents.channel.enabled {
             Fate::Suppress("channel_paused")
+        } else if let Some(until) = notice.blocked_until.map(Timestamp::from)
+            && until > contents.now
+        {
+            // An earlier event about the same subject is attempted first.
+            Fate::Wait(until, None)
         } else {
             match (notice.step, notice.is_end) {
                 (NoticeStep::Event, false) => decide_beginning(notice, contents.now),

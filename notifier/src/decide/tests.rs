@@ -101,7 +101,7 @@ fn openings_within_the_wait_share_a_message_and_the_wait_is_extended_to_three_ti
     let lane = contents(9, vec![opened(1, 0), opened(2, 8)]);
     let decision = decide(&lane);
     assert!(decision.message.is_none());
-    assert_eq!(waits(&decision), [(None, 18), (None, 18)]);
+    assert_eq!(waits(&decision), [(None, 18)], "that of the other stays");
 
     let lane = contents(18, vec![opened(1, 0), opened(2, 8)]);
     let message = decide(&lane).message.unwrap();
@@ -301,15 +301,18 @@ fn programs_are_told_each_event_of_a_subject_in_order() {
         1,
         vec![single(ended(opened(1, 0), 1)), single(closed(1, 0, 1, "waiting")), single(opened(2, 0))],
     );
-    let message = decide(&lane).message.unwrap();
-    assert!(message.is_single);
-    assert_eq!(verdicts(&message), [(Verdict::Down, 1)]);
+    let decision = decide(&lane);
+    let order: Vec<_> = decision.singles.iter().flat_map(verdicts).collect();
+    assert_eq!(order, [(Verdict::Down, 1), (Verdict::Up, 1), (Verdict::Down, 2)]);
+    assert!(decision.singles.iter().all(|message| message.is_single));
 
     // A retry in an hour holds its own subject back only.
-    let mut waiting = single(ended(opened(1, 0), 1));
-    waiting.due_at = at(3_600).into();
-    let lane = contents(2, vec![waiting, single(closed(1, 0, 1, "waiting")), single(opened(2, 0))]);
-    assert_eq!(verdicts(&decide(&lane).message.unwrap()), [(Verdict::Down, 2)]);
+    let mut blocked = single(closed(1, 0, 1, "waiting"));
+    blocked.blocked_until = Some(at(3_600).into());
+    let lane = contents(2, vec![blocked, single(opened(2, 0))]);
+    let decision = decide(&lane);
+    assert_eq!(decision.singles.iter().flat_map(verdicts).collect::<Vec<_>>(), [(Verdict::Down, 2)]);
+    assert_eq!(waits(&decision), [(None, 3_600)]);
 }
 
 #[test]
@@ -321,7 +324,7 @@ fn a_group_waits_as_a_whole_for_the_next_attempt_after_a_failed_one() {
     let lane = contents(60, vec![attempted, opened(2, 30)]);
     let decision = decide(&lane);
     assert!(decision.message.is_none());
-    assert_eq!(waits(&decision), [(None, 300), (None, 300)]);
+    assert_eq!(waits(&decision), [(None, 300)], "that of the other stays");
     let lane = LaneContents { now: at(300), ..lane };
     assert_eq!(decide(&lane).message.unwrap().told.len(), 2);
 }
