@@ -3,10 +3,14 @@
 mod plan;
 mod sites_file;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use clap::{ArgMatches, Args};
 use picket_proto::{
+    RegionName,
     notification_plan::NotificationPlan,
     site::SiteSpec,
     site_plan::{DesiredSites, PruneScope, SitePlan},
@@ -14,7 +18,8 @@ use picket_proto::{
 use picket_store::{
     Store, channels,
     definitions::{ApplyMode, DefinitionChanges, apply_definitions, plan_notifications},
-    regions, routes,
+    regions::{self, RegionOverview},
+    routes,
     settings::read_settings,
     sites::{self, SiteChanges},
 };
@@ -24,9 +29,11 @@ use self::{
     sites_file::DesiredDefinitions,
 };
 use crate::{
+    channel::validate_settings,
     connect::DatabaseArgs,
-    error::Error,
+    error::{EXIT_NEGATIVE, Error},
     output::{print_data, print_error, print_text},
+    region,
     route::describe_reach,
 };
 
@@ -78,6 +85,9 @@ A file:
 
 /// Options of `picket export`.
 #[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+A site whose definition 'picket apply' would refuse is left out, with its reason on standard error and exit code 1. SQL \
+can store such a site; it has a problem and is not checked, and 'picket apply --prune' of the file removes it.")]
 pub(crate) struct ExportOptions {
     #[command(flatten)]
     database: DatabaseArgs,
@@ -98,6 +108,10 @@ pub(crate) async fn run_apply(options: ApplyOptions, matches: &ArgMatches) -> Re
         true => ApplyMode::DryRun,
         false => ApplyMode::Commit,
     };
+    for warning in warn_of_absent_probers(&wanted.sites, &regions::list_region_overview(&store, None).await?)
+    {
+        print_error(warning);
+    }
     print_text(&plan.execute(&store, mode).await?)?;
     if options.dry_run && !plan.is_empty() {
         print_text("nothing was changed (--dry-run)\n")?;
@@ -188,32 +202,69 @@ impl std::fmt::Display for DefinitionPlan {
     }
 }
 
-pub(crate) async fn run_export(options: ExportOptions, matches: &ArgMatches) -> Result<(), Error> {
+/// A warning for each region of the file that is new or has no active prober.
+fn warn_of_absent_probers(wanted: &DesiredSites, present: &[RegionOverview]) -> Vec<String> {
+    let mut used: BTreeSet<&str> = wanted.regions.iter().map(RegionName::as_str).collect();
+    used.extend(wanted.sites.iter().flat_map(|site| &site.regions).map(String::as_str));
+    if wanted.sites.iter().any(|site| site.regions.is_empty()) {
+        used.extend(present.iter().map(|region| region.name.as_str()));
+    }
+    used.into_iter()
+        .filter_map(|name| match present.iter().find(|region| region.name == name) {
+            None => Some(format!("region {name} is new: {}", region::describe_absent_prober(name))),
+            Some(region) if region.silent_since.is_some() => {
+                Some(format!("region {name} has no active prober: {}", region::describe_absent_prober(name)))
+            }
+            Some(_) => None,
+        })
+        .collect()
+}
+
+/// Prints the definitions that `picket apply` accepts. The exit code is 1 if others were left out.
+pub(crate) async fn run_export(options: ExportOptions, matches: &ArgMatches) -> Result<u8, Error> {
     let store = options.database.connect(matches).await?;
+    let intervals = read_settings(&store).await?.intervals;
     let names: Vec<String> =
         regions::list_regions(&store).await?.into_iter().map(|region| region.name).collect();
     let mut specs = Vec::new();
+    let mut code = 0;
     for site in sites::list_sites(&store).await? {
-        match site.spec {
+        let judged = site.spec.and_then(|spec| sites_file::check_entry(&spec, intervals).map(|()| spec));
+        match judged {
             Ok(spec) => specs.push(spec),
-            Err(why) => print_error(format_args!("site {} is left out: {why}", site.id)),
+            Err(why) => {
+                print_error(format_args!(
+                    "site {} ({}) is left out, because 'picket apply' would refuse it: {why}",
+                    site.id, site.url
+                ));
+                code = EXIT_NEGATIVE;
+            }
         }
     }
     let mut known = Vec::new();
     for channel in channels::list_channels(&store).await? {
-        match channel.definition {
+        let judged = channel.definition.and_then(|known| validate_settings(&known).map(|()| known));
+        match judged {
             Ok(definition) => known.push(definition),
-            Err(why) => print_error(format_args!("channel {} is left out: {why}", channel.name)),
+            Err(why) => {
+                print_error(format_args!("channel {} is left out: {why}", channel.name));
+                code = EXIT_NEGATIVE;
+            }
         }
     }
     let mut wanted = Vec::new();
     for route in routes::list_routes(&store).await? {
-        match route.definition {
+        let judged = route.definition.and_then(|route| route.validate().map(|()| route));
+        match judged {
             Ok(definition) => wanted.push(definition),
-            Err(why) => print_error(format_args!("route {} is left out: {why}", route.name)),
+            Err(why) => {
+                print_error(format_args!("route {} is left out: {why}", route.name));
+                code = EXIT_NEGATIVE;
+            }
         }
     }
-    print_data(&sites_file::render_sites_file(&names, &specs, &known, &wanted)?)
+    print_data(&sites_file::render_sites_file(&names, &specs, &known, &wanted)?)?;
+    Ok(code)
 }
 
 /// Applies the file at `path` and returns the executed plan.

@@ -11,6 +11,7 @@ use std::{
 };
 
 use picket_proto::{
+    ValidationError,
     channel_definition::{ChannelDefinition, ChannelFields},
     notification_plan::DesiredNotifications,
     route::{RouteDefinition, RouteFields},
@@ -81,8 +82,7 @@ pub(super) fn parse_sites_file(
     for (position, entry) in typed.sites.into_iter().flatten().enumerate() {
         let line = entry.referenced.line();
         let url = entry.value.url.clone();
-        let check = |spec: &SiteSpec| spec.refuse_hidden_values().and_then(|()| spec.validate(intervals));
-        match entry.value.into_spec().and_then(|spec| check(&spec).map(|()| spec)) {
+        match entry.value.into_spec().and_then(|spec| check_entry(&spec, intervals).map(|()| spec)) {
             Ok(spec) => {
                 wanted.sites.push(spec);
                 lines.push(line);
@@ -106,6 +106,12 @@ pub(super) fn parse_sites_file(
         true => Ok(DesiredDefinitions { sites: wanted, has_sites, notifications }),
         false => Err(refusals.iter().map(|(line, why)| format!("{name}, line {line}{why}")).collect()),
     }
+}
+
+/// Validates an entry as it is applied.
+pub(super) fn check_entry(spec: &SiteSpec, intervals: IntervalRange) -> Result<(), ValidationError> {
+    spec.refuse_hidden_values()?;
+    spec.validate(intervals)
 }
 
 /// Refuses entries with the identity of an earlier one by the lines of both; the database would only
