@@ -333,7 +333,8 @@ BEGIN
     -- Under its old number, by which a receiver recognises a message that it has already.
     UPDATE picket.notifications AS message
     SET state = 'waiting', reason = NULL, ended_at = NULL, next_attempt_at = clock_timestamp()
-    WHERE message.state = 'failed' AND (of_notification IS NULL OR message.notification_id = of_notification)
+    WHERE message.state = 'failed' AND message.purpose <> 'test'
+      AND (of_notification IS NULL OR message.notification_id = of_notification)
       AND (of_channel IS NULL OR message.channel = of_channel) AND (since IS NULL OR message.ended_at >= since)
       AND EXISTS (SELECT FROM picket.channels AS channel WHERE channel.name = message.channel);
     GET DIAGNOSTICS messages = ROW_COUNT;
