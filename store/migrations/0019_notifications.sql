@@ -212,6 +212,8 @@ BEGIN
         CROSS JOIN unnest(matched.channels) AS named
         JOIN picket.channels AS channel ON channel.name = named
         WHERE channel.created_at <= matched.recorded_at AND channel.kind <> 'watchdog'
+          -- A channel that fails cannot tell that it does.
+          AND matched.subject NOT LIKE 'channel.' || channel.name || '.%'
         ORDER BY matched.transition_id, channel.name, matched.rank
     ),
     escalated AS (
@@ -223,6 +225,8 @@ BEGIN
         CROSS JOIN jsonb_array_elements_text(step.value -> 'channels') AS named
         JOIN picket.channels AS channel ON channel.name = named
         WHERE channel.created_at <= matched.recorded_at AND channel.kind <> 'watchdog'
+          -- A channel that fails cannot tell that it does.
+          AND matched.subject NOT LIKE 'channel.' || channel.name || '.%'
         ORDER BY matched.transition_id, channel.name, step.number, matched.rank
     )
     INSERT INTO picket.notices (transition_id, channel, step, number, route, group_key, lane, due_at)
