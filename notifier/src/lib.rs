@@ -8,8 +8,8 @@ mod answer;
 pub mod attempt;
 pub mod channel;
 pub mod message;
-#[cfg(test)]
 mod samples;
 pub mod sender;
+pub mod template;
 pub mod text;
 mod transport;
