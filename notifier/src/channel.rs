@@ -5,6 +5,8 @@
 
 mod alertmanager;
 mod discord;
+pub mod email;
+pub mod exec;
 mod googlechat;
 mod gotify;
 mod matrix;
