@@ -76,6 +76,7 @@ pub(crate) fn compose(outgoing: &PlannedMessage<'_>, context: &Context<'_>) -> M
         thread,
         thread_ref: thread_ref.flatten(),
         receiver_ref: context.receiver_ref.clone(),
+        body: None,
         event,
     }
 }
@@ -300,6 +301,7 @@ pub(crate) fn compose_repetition(
         thread: None,
         thread_ref: None,
         receiver_ref: None,
+        body: None,
         event: Some(ProgramEvent {
             name: event.event.clone(),
             at: event.recorded_at.into(),

@@ -83,6 +83,7 @@ pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Re
     let options = SenderOptions {
         allowed_networks: config.delivery.notify_allow_addresses.clone(),
         ca_file: config.delivery.notify_ca_file.clone(),
+        is_exec_allowed: config.delivery.allow_exec,
         ..SenderOptions::default()
     };
     let sender = Arc::new(Sender::new(options, secrets.clone())?);

@@ -91,6 +91,7 @@ fn message(title: &str, purpose: Purpose, items: Vec<Item>) -> Message {
         thread: None,
         thread_ref: None,
         receiver_ref: None,
+        body: None,
         event: None,
     }
 }

@@ -129,12 +129,14 @@ pub fn render_or_else(
 ) -> Rendering {
     match template.map(|source| render(source, markup, message)) {
         Some(Ok(text)) => Rendering { text, note: None },
-        Some(Err(error)) => Rendering {
-            text: layout(message),
-            note: Some(format!("sent in the built-in layout, because template '{field}' failed: {error}")),
-        },
+        Some(Err(error)) => Rendering { text: layout(message), note: Some(describe_failure(field, &error)) },
         None => Rendering { text: layout(message), note: None },
     }
+}
+
+/// Sentence for the attempt about a template that failed.
+pub(crate) fn describe_failure(field: &str, error: &TemplateError) -> String {
+    format!("sent in the built-in layout, because template '{field}' failed: {error}")
 }
 
 /// Renders a template with bounded work.

@@ -398,6 +398,7 @@ fn build_test_message(id: Uuid, contents: &LaneContents, kind: ChannelKind) -> M
         thread: None,
         thread_ref: None,
         receiver_ref: None,
+        body: None,
         event,
     }
 }

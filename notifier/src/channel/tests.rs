@@ -88,7 +88,7 @@ pub(crate) fn try_render(
     settings: &Value,
     message: &Message,
 ) -> Result<Vec<Rendered>, Unsendable> {
-    let requests = parse(kind, settings).unwrap().receiver.render(message, &Keys::new(&SECRETS))?;
+    let requests = parse(kind, settings).unwrap().http().receiver.render(message, &Keys::new(&SECRETS))?;
     let render =
         |request: HttpRequest| Rendered { url: request.url.to_string(), body: request.body.clone(), request };
     Ok(requests.into_iter().map(render).collect())
