@@ -1,6 +1,6 @@
 //! Status of sites and their recent results.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use picket_proto::{SiteId, Timestamp};
 use serde::Serialize;
@@ -137,7 +137,8 @@ pub async fn list_schedules(
         .collect())
 }
 
-type RecentCheckRow = (DbTimestamp, String, String, Option<String>, Option<String>, Option<i16>, Option<f64>);
+type RecentCheckRow =
+    (i64, DbTimestamp, String, String, Option<String>, Option<String>, Option<i16>, Option<f64>);
 
 /// Lists the newest results of a site, the newest first, up to `max_per_region` for each region: those of now, or
 /// those that were the newest at a past time.
@@ -150,27 +151,36 @@ pub async fn list_recent_checks(
     max_per_region: i64,
     at: Option<Timestamp>,
 ) -> Result<Vec<RecentCheck>, Error> {
-    let rows: Vec<RecentCheckRow> = store
-        .with_timeout(
-            STATUS_TIMEOUT,
-            "read the site's last results",
-            sqlx::query_as(include_str!("site_status/last_checks.sql"))
-                .bind(site.0)
-                .bind(max_per_region)
-                .bind(at.map(DbTimestamp))
-                .fetch_all(&store.pool),
-        )
-        .await?;
-    Ok(rows
-        .into_iter()
-        .map(|(scheduled_at, region, outcome, cause, message, http_status, total_ms)| RecentCheck {
-            scheduled_at: scheduled_at.into(),
-            region,
-            outcome,
-            cause,
-            message,
-            http_status,
-            total_ms,
-        })
-        .collect())
+    let mut checks = list_recent_checks_by_site(store, &[site], max_per_region, at).await?;
+    Ok(checks.remove(&site).unwrap_or_default())
+}
+
+/// Lists the newest results of each of these sites, as [`list_recent_checks`] does.
+///
+/// # Errors
+/// If the database cannot be reached in time.
+pub async fn list_recent_checks_by_site(
+    store: &Store,
+    sites: &[SiteId],
+    max_per_region: i64,
+    at: Option<Timestamp>,
+) -> Result<HashMap<SiteId, Vec<RecentCheck>>, Error> {
+    let ids: Vec<i64> = sites.iter().map(|site| site.0).collect();
+    let read = async {
+        let mut transaction = store.begin_page_read().await?;
+        sqlx::query_as(include_str!("site_status/last_checks.sql"))
+            .bind(ids)
+            .bind(max_per_region)
+            .bind(at.map(DbTimestamp))
+            .fetch_all(&mut *transaction)
+            .await
+    };
+    let rows: Vec<RecentCheckRow> = store.read_for_page("read the last results of sites", read).await?;
+    let mut by_site = HashMap::<_, Vec<_>>::new();
+    for (site, scheduled_at, region, outcome, cause, message, http_status, total_ms) in rows {
+        let scheduled_at = scheduled_at.into();
+        let check = RecentCheck { scheduled_at, region, outcome, cause, message, http_status, total_ms };
+        by_site.entry(SiteId(site)).or_default().push(check);
+    }
+    Ok(by_site)
 }
