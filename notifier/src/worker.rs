@@ -357,7 +357,7 @@ fn build_test_message(id: Uuid, contents: &LaneContents, kind: ChannelKind) -> M
     let event = (kind.audience() == Audience::Programs).then(|| ProgramEvent {
         name: "channel.test".to_owned(),
         at: contents.now,
-        dedup_key: format!("channel.{name}.test.{id}"),
+        dedup_key: format!("test/channel.{name}.test.{id}"),
         is_end: false,
         data: serde_json::json!({"v": 1, "id": id, "event": "channel.test", "channel": name, "at": contents.now}),
     });
