@@ -57,7 +57,7 @@ accepted it, 1 if not, 3 if no notifier runs or nothing happened in time.")]
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct AddChannelOptions {
-    /// Name of the channel: lower-case letters, digits, '_', '.' and '-'
+    /// Name of the channel: lower-case letters, digits, dashes, dots and underscores
     name: String,
     /// What the channel speaks, such as slack, email or webhook
     #[arg(long, value_name = "KIND", value_parser = parse_kind)]
