@@ -5,6 +5,7 @@
 
 mod compose;
 mod connection;
+mod failure;
 mod progress;
 mod session;
 mod settings;
@@ -19,8 +20,9 @@ use tokio::time::Instant;
 pub use self::settings::{EmailSettings, Security};
 use self::{
     compose::compose_mail,
+    failure::Failure,
     progress::{Progress, RecipientEnd},
-    session::{Failure, Session},
+    session::Session,
     settings::Envelope,
 };
 use crate::{

@@ -130,7 +130,7 @@ fn a_text_that_is_too_long_to_send_is_refused() {
 }
 
 #[test]
-fn whatever_is_printed_is_escaped_for_its_receiver_and_once() {
+fn a_printed_value_is_escaped_for_its_receiver_and_once() {
     let message = samples::named("<b>&\"shop\"");
     let rendered = |source: &str, markup| render(source, markup, &message).unwrap();
 

@@ -25,7 +25,7 @@ use url::Host;
 
 use super::{
     EmailSender,
-    session::Failure,
+    failure::Failure,
     settings::{EmailSettings, Security},
 };
 

@@ -7,7 +7,7 @@ use picket_runtime::secrets::redact;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::session::Failure;
+use super::failure::Failure;
 
 /// What came of a message for one recipient.
 #[derive(Clone, Debug, PartialEq)]
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn recipients_that_failed_before_come_last_and_those_who_have_it_not_at_all() {
+    fn recipients_that_failed_before_come_last_and_served_ones_are_left_out() {
         let mut progress = Progress::default();
         progress.record("a@example.com", &RecipientEnd::Deferred { code: Some(451), text: "later".into() });
         progress.record("b@example.com", &RecipientEnd::Delivered { code: 250, text: "ok".into() });
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recipient_who_may_have_it_is_told_so_and_then_forgotten() {
+    fn an_unknown_end_is_kept_until_the_recipient_has_the_message() {
         let mut progress = Progress::default();
         progress.record("a@example.com", &RecipientEnd::Unknown { text: "timeout".into() });
         let mut next = Progress::read(Some(&progress.to_value()));
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_kind_of_channel_left_counts_as_nothing() {
+    fn a_state_of_another_kind_of_channel_counts_as_nothing() {
         for odd in [json!(null), json!(17), json!({"message_id": 17}), json!({"delivered": "a@example.com"})]
         {
             assert_eq!(Progress::read(Some(&odd)), Progress::default(), "{odd}");

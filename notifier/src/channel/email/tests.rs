@@ -150,7 +150,7 @@ async fn a_login_that_the_secrets_file_does_not_allow_there_is_not_tried() {
 }
 
 #[tokio::test]
-async fn one_bad_recipient_of_three_stops_nobody_and_is_not_tried_again() {
+async fn a_bad_recipient_of_three_does_not_stop_the_others_and_is_not_tried_again() {
     let (identity, _) = issue_for("localhost");
     let answers = MailAnswers::default().always("rcpt", B, "550 5.1.1 no such user").once(
         "rcpt",
@@ -194,7 +194,7 @@ async fn a_message_that_no_recipient_will_ever_get_is_refused() {
 }
 
 #[tokio::test]
-async fn a_refused_sender_marks_the_channel_as_failing_and_refuses_nobody() {
+async fn a_refused_sender_marks_the_channel_as_failing_and_all_recipients_wait() {
     let (identity, _) = issue_for("localhost");
     let answers = MailAnswers::default().once("mail", "picket@example.com", "550 5.7.1 sender not allowed");
     let server = MailServer::start(MailTls::None, &identity, None, answers).await;
@@ -212,7 +212,7 @@ async fn a_refused_sender_marks_the_channel_as_failing_and_refuses_nobody() {
 }
 
 #[tokio::test]
-async fn a_recipient_whose_answer_is_missing_is_told_again_with_a_note_and_the_others_are_not() {
+async fn a_missing_answer_leads_to_a_marked_repetition_for_that_recipient_alone() {
     let (identity, _) = issue_for("localhost");
     let answers = MailAnswers::default().once("data", A, "hang");
     let server = MailServer::start(MailTls::None, &identity, None, answers).await;

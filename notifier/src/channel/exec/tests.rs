@@ -187,7 +187,7 @@ async fn a_secret_that_a_program_prints_is_redacted() {
 }
 
 #[tokio::test]
-async fn nothing_runs_unless_the_notifier_was_started_with_the_flag() {
+async fn a_program_does_not_run_unless_the_notifier_was_started_with_the_flag() {
     let (settings, directory) = write_program("#!/bin/sh\ntouch \"$0.ran\"\n");
 
     let attempt = ExecRunner { is_allowed: false }.run(&settings, &samples::down()).await;

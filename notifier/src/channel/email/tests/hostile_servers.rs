@@ -144,7 +144,7 @@ async fn a_private_address_is_refused_by_the_name_of_the_variable_that_allows_it
 }
 
 #[tokio::test]
-async fn a_silent_server_costs_a_third_of_the_time_and_leaves_all_recipients_waiting() {
+async fn a_silent_server_costs_a_third_of_the_time_and_all_recipients_wait() {
     let port = listen(|mut stream| async move {
         // Until the client gives up.
         let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
