@@ -16,6 +16,7 @@ use tokio::{
 use tracing::debug;
 
 use self::{output::Output, process_group::ProcessGroup};
+use super::settings::MAX_TIMEOUT_MS;
 use crate::{
     attempt::{Attempt, AttemptOutcome},
     message::Message,
@@ -25,7 +26,6 @@ use crate::{
 
 const DEFAULT_TIMEOUT_MS: u64 = 15_000;
 const MIN_TIMEOUT_MS: u64 = 100;
-const MAX_TIMEOUT_MS: u64 = 120_000;
 const MAX_ARGUMENTS: usize = 64;
 const MAX_ARGUMENT_BYTES: usize = 4_096;
 /// Maximum size of a variable: the kernel limits each, and all together.

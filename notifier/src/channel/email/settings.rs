@@ -10,15 +10,17 @@ use picket_proto::{
 use serde::{Deserialize, Serialize};
 use url::Host;
 
-use crate::template::{self, Markup};
+use crate::{
+    channel::settings::MAX_TIMEOUT_MS,
+    template::{self, Markup},
+};
 
 /// Maximum number of recipients of a channel.
 const MAX_RECIPIENTS: usize = 50;
 /// Maximum length of a name or an address.
 const MAX_TEXT_BYTES: usize = 320;
-const DEFAULT_TIMEOUT_MS: u64 = 30_000;
+const DEFAULT_TIMEOUT_MS: u64 = 20_000;
 const MIN_TIMEOUT_MS: u64 = 1_000;
-const MAX_TIMEOUT_MS: u64 = 120_000;
 
 /// Encryption of the connection. A server's certificate is verified always.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
