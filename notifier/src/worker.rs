@@ -276,10 +276,12 @@ impl Worker {
         }
         self.count_attempt(lane, kind, outgoing, &attempt, &end, ended.now);
         if lanes::write_lane_work(&self.store, lane, &end, LEASE_TIME).await? {
-            return match end.channel.as_ref().and_then(|channel| channel.next_send_at) {
-                Some(_) => Ok(Progress::Done),
-                None => Ok(Progress::More),
-            };
+            // After a failure the lane is given back, so that channels that deliver come first.
+            let is_over = end
+                .channel
+                .as_ref()
+                .is_some_and(|channel| channel.next_send_at.is_some() || channel.succeeded == Some(false));
+            return Ok(if is_over { Progress::Done } else { Progress::More });
         }
         if let Some(end) = &end.attempt_end {
             lanes::end_attempt(&self.store, outgoing.id, end).await?;
