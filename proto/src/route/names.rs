@@ -37,7 +37,7 @@ fn describe_route(route: &RouteDefinition) -> String {
         };
         // A name starts with a letter or a digit, and is easier to type without runs of '-'.
         if name.len() < MAX_NAME_BYTES
-            && !(name.is_empty() && !letter.is_ascii_alphanumeric())
+            && (letter.is_ascii_alphanumeric() || !name.is_empty())
             && !(letter == '-' && name.ends_with('-'))
         {
             name.push(letter);

@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "a test fails without what it needs")]
-
 mod hostile_servers;
 mod settings;
 

@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "a test fails without what it needs")]
-
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
 
 use picket_harness::{eventually, process::WAIT_TIMEOUT, servers::scratch_dir};
