@@ -302,6 +302,7 @@ pub(crate) async fn build_plan(
     }
 }
 
+#[cfg(feature = "local")]
 pub(crate) async fn execute_plan(store: &Store, plan: &SitePlan) -> Result<(), Error> {
     sites::apply_changes(store, &SiteChanges::from(plan)).await?;
     Ok(())

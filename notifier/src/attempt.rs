@@ -13,7 +13,7 @@ pub struct Attempt {
     pub outcome: AttemptOutcome,
     /// HTTP status, SMTP reply code or exit code.
     pub status: Option<u16>,
-    /// The receiver's answer or the failure in words: redacted, at most 500 bytes, one line.
+    /// The receiver's answer or the failure in words: redacted, at most 500 bytes, a single line.
     pub message: String,
 }
 

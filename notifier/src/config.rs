@@ -11,7 +11,7 @@ use crate::options::{DeliveryOptions, Options};
 pub struct Config {
     /// Name of this notifier, unique among those that run.
     pub name: String,
-    /// Maximum number of messages that are delivered at the same time.
+    /// Maximum number of messages delivered at the same time.
     pub concurrency: u16,
     /// Maximum time for attempts in progress at shutdown.
     pub drain_timeout: Duration,

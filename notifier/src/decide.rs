@@ -28,7 +28,7 @@ use crate::message::{Purpose, Verdict};
 pub(crate) struct Decision<'a> {
     /// Notices that end untold, and notices that wait longer.
     pub(crate) changes: Vec<NoticeChange>,
-    /// Messages about one event each, to send now in this order.
+    /// Messages about a single event each, to send now in this order.
     pub(crate) singles: Vec<PlannedMessage<'a>>,
     /// The message to send now, if there are no singles.
     pub(crate) message: Option<PlannedMessage<'a>>,
@@ -49,7 +49,7 @@ pub(crate) struct PlannedMessage<'a> {
     pub(crate) told: Vec<PlannedItem<'a>>,
     /// Sentences above the items.
     pub(crate) notes: Vec<String>,
-    /// True for a message about one event to programs.
+    /// True for a message about a single event to programs.
     pub(crate) is_single: bool,
     /// State of the storm once the message is delivered.
     pub(crate) storm: Option<Option<Storm>>,
@@ -62,7 +62,7 @@ pub(crate) struct PlannedItem<'a> {
     pub(crate) verdict: Verdict,
     /// The notice whose event is shown.
     pub(crate) notice: &'a LaneNotice,
-    /// Notices that are told by it, `notice` among them.
+    /// Notices told by it, `notice` among them.
     pub(crate) keys: Vec<NoticeKey>,
     /// Sentence about it.
     pub(crate) note: Option<String>,
@@ -103,7 +103,7 @@ pub(crate) fn decide(contents: &LaneContents) -> Decision<'_> {
 /// A notice that waits until then, and for what.
 type Wait = (NoticeKey, Timestamp, Option<&'static str>);
 
-/// Plans one message about groups.
+/// Plans a single message about groups.
 fn plan_group_message<'a>(
     groups: BTreeMap<&'a str, Group<'a>>,
     contents: &'a LaneContents,
@@ -139,7 +139,7 @@ fn plan_group_message<'a>(
     choose_group(groups, contents, decision, waits);
 }
 
-/// Messages about one event each, in the order of recording.
+/// Messages about a single event each, in the order of recording.
 fn plan_singles<'a>(singles: Vec<PlannedItem<'a>>, contents: &LaneContents) -> Vec<PlannedMessage<'a>> {
     let plan = |item: PlannedItem<'a>| {
         let purpose = match item.notice.step {
@@ -152,7 +152,7 @@ fn plan_singles<'a>(singles: Vec<PlannedItem<'a>>, contents: &LaneContents) -> V
     singles.into_iter().map(plan).collect()
 }
 
-/// The group that is ready first; the others wait for their times.
+/// The group ready first; the others wait for their times.
 fn choose_group<'a>(
     groups: BTreeMap<&'a str, Group<'a>>,
     contents: &LaneContents,

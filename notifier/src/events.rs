@@ -22,7 +22,7 @@ const MIN_RETRY_DELAY: Duration = Duration::from_millis(200);
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(10);
 /// Redelivery timeout of an event.
 const ACK_WAIT: Duration = Duration::from_secs(30);
-/// Most events of one request.
+/// Most events of a single request.
 const MAX_EVENTS: usize = 500;
 /// Waiting time of a request at the server.
 const REQUEST_EXPIRY: Duration = Duration::from_secs(5);

@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 use uuid::Uuid;
 
-/// A notification to one channel about one group of sites, regions or channels.
+/// A notification to one channel about a single group of sites, regions or channels.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Message {
     /// Number of the notification: the same at each attempt.
@@ -19,7 +19,7 @@ pub struct Message {
     pub purpose: Purpose,
     /// The verdict of the most important item.
     pub severity: Severity,
-    /// One line without markup, such as `DOWN shop.example.com: connection refused (3 of 4 regions)`.
+    /// A single line without markup, such as `DOWN shop.example.com: connection refused (3 of 4 regions)`.
     pub title: String,
     /// Sentences above the items, such as that notifications were off for a time.
     pub notes: Vec<String>,

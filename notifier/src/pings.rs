@@ -11,11 +11,11 @@ use tracing::{debug, warn};
 
 use crate::{attempt::AttemptOutcome, channel::ChannelSettings, compose::compose_repetition, worker::Worker};
 
-/// Time between two looks for channels that are due.
+/// Time between two looks for channels due.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
 /// Time between two requests of a channel, whichever notifier makes them.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
-/// Time between two looks for certificates that end and checks that are unaccounted for.
+/// Time between two looks for certificates that end and checks unaccounted for.
 const DUE_EVENTS_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Makes the regular requests for as long as the pipeline runs.

@@ -66,7 +66,7 @@ impl Sender {
         Ok(Self { transport: Transport::new(policy, options.lookup, roots)?, email, exec, secrets })
     }
 
-    /// Makes one attempt to deliver `message`. Ends within the timeout of the channel.
+    /// Makes a single attempt to deliver `message`. Ends within the timeout of the channel.
     pub async fn send(&self, channel: &ChannelSettings, message: &Message) -> Attempt {
         match &channel.destination {
             Destination::Http(http) => {
@@ -79,7 +79,7 @@ impl Sender {
         }
     }
 
-    /// Tells Alertmanager of all alerts that are firing or ended lately, one a message. `None` for a
+    /// Tells Alertmanager of all alerts firing or ended lately, one a message. `None` for a
     /// channel of another kind, which remembers what it was told.
     pub async fn send_batch(&self, channel: &ChannelSettings, messages: &[Message]) -> Option<Attempt> {
         let Destination::Http(http) = &channel.destination else { return None };

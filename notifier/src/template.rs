@@ -35,7 +35,7 @@ const MAX_DEPTH: usize = 50;
 /// What a template prints, which decides how values are escaped.
 #[derive(Clone, Copy)]
 pub enum Markup {
-    /// One line of text.
+    /// A single line of text.
     Line,
     /// Text without markup.
     Plain,
@@ -261,7 +261,7 @@ fn explain_error(error: &minijinja::Error) -> TemplateError {
     TemplateError { line: error.line(), why: sanitize_text(&why, MAX_WHY_BYTES) }
 }
 
-/// A text that is escaped already.
+/// A text escaped already.
 fn escaped_value(text: String) -> Value {
     Value::from_safe_string(text)
 }

@@ -21,7 +21,7 @@ use crate::message::{Item, Message, Purpose, Severity, Verdict};
 const MAX_VALUE_BYTES: usize = 300;
 /// Items that are laid out; further ones count as hidden.
 const MAX_ITEMS: usize = 100;
-/// Tags that are shown of an item.
+/// Tags shown of an item.
 const MAX_TAGS: usize = 10;
 
 /// Sentence of a message whose earlier attempt has an unknown end.
@@ -30,7 +30,7 @@ const REPEAT_NOTE: &str = "Sent again: the first try's end is unknown.";
 /// Parts of a message in the markup of a receiver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// One line with the verdict.
+    /// A single line with the verdict.
     pub title: String,
     /// Sentences above the items.
     pub notes: Vec<String>,
@@ -38,7 +38,7 @@ pub struct Layout {
     pub items: Vec<ItemText>,
     /// Number of items that the message does not show.
     pub hidden_items: usize,
-    /// Frequencies over all items of a digest, one line each.
+    /// Frequencies over all items of a digest, a single line each.
     pub counts: Vec<String>,
     /// Link to the page about the message.
     pub link: Option<String>,
@@ -47,7 +47,7 @@ pub struct Layout {
 /// An item in the markup of a receiver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ItemText {
-    /// One line with the verdict; absent if the title of the message says it.
+    /// A single line with the verdict; absent if the title of the message says it.
     pub heading: Option<String>,
     /// Facts, the most important first.
     pub lines: Vec<Line>,
@@ -62,7 +62,7 @@ pub struct Line {
     pub value: String,
 }
 
-/// The title of `message` as one line without markup.
+/// The title of `message` as a single line without markup.
 pub fn title_line(message: &Message) -> String {
     let title = sanitize_text(&message.title, MAX_VALUE_BYTES);
     match message.purpose {

@@ -37,7 +37,7 @@ use crate::{
     channel::{HttpRequest, TransportSettings},
 };
 
-/// Bytes that are read of an answer.
+/// Bytes read of an answer.
 const MAX_BODY_BYTES: usize = 64 << 10;
 /// Lookups in progress. The system's resolver blocks a thread and cannot be interrupted.
 const MAX_LOOKUPS: usize = 64;

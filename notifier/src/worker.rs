@@ -1,6 +1,6 @@
-//! Works in one lane of a channel: decides, sends, writes the end, until nothing is due.
+//! Works in a single lane of a channel: decides, sends, writes the end, until nothing is due.
 //!
-//! **Bound**: one message in flight a lane. **Loss**: none; what is not written is decided again by
+//! **Bound**: a single message in flight a lane. **Loss**: none; what is not written is decided again by
 //! the next holder of the lane. A message is sent twice only if its end could not be written, and
 //! then says so.
 
@@ -405,7 +405,7 @@ fn build_test_message(id: Uuid, contents: &LaneContents, kind: ChannelKind) -> M
     }
 }
 
-/// A test is one attempt, which says nothing about the channel's failures.
+/// A test is a single attempt, which says nothing about the channel's failures.
 fn end_test(end: &mut LaneWork, attempt: &Attempt) {
     let is_delivered = matches!(attempt.outcome, AttemptOutcome::Delivered { .. });
     if let Some(message) = &mut end.notification {

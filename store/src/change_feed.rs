@@ -21,7 +21,7 @@ use crate::{
 
 /// Deadline of one read. A million sites take some seconds.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(120);
-/// Number of changed sites read by one statement.
+/// Number of changed sites read by a single statement.
 const SITES_PER_QUERY: usize = 5_000;
 
 /// Position of a reader in the change feed.

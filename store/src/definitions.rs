@@ -1,4 +1,4 @@
-//! Changes to sites, channels and routes in one transaction: what `picket apply` and the API make of
+//! Changes to sites, channels and routes in a single transaction: what `picket apply` and the API make of
 //! a file of definitions.
 
 use std::time::Duration;

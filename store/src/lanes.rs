@@ -22,7 +22,7 @@ pub use self::{
 use crate::{DbTimestamp, Error, Store};
 
 const LANE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Most notices that are looked at together.
+/// Most notices looked at together.
 const MAX_NOTICES: i64 = 20_000;
 /// Most transitions that one plan covers.
 const MAX_PLANNED: i32 = 2_000;
@@ -147,7 +147,7 @@ pub struct LaneNotice {
     pub number: i16,
     /// Name of the route.
     pub route: Option<String>,
-    /// Notices with the same key share a message; `None`: one message for each event.
+    /// Notices with the same key share a message; `None`: a single message for each event.
     pub group_key: Option<String>,
     /// Earliest time to look at it.
     pub due_at: DbTimestamp,
@@ -197,7 +197,7 @@ pub struct LaneNotice {
     pub site_changed_at: Option<DbTimestamp>,
     /// True if an incident of the site is open.
     pub is_site_down: bool,
-    /// Of a message about one event: due time of an earlier event about the same subject that waits.
+    /// Of a message about a single event: due time of an earlier event about the same subject that waits.
     pub blocked_until: Option<DbTimestamp>,
 }
 
@@ -390,7 +390,7 @@ pub async fn load_lane(store: &Store, lane: &Lane) -> Result<Option<LaneContents
 }
 
 /// Notices that wait in a lane. Transitions of groups that are not due yet are read as well: an
-/// incident that ends before it is due is brief. Of messages about one event the oldest are enough.
+/// incident that ends before it is due is brief. Of messages about a single event the oldest are enough.
 const LANE_NOTICES_SQL: &str = "
     SELECT notice.transition_id, notice.step::text AS step, notice.number, notice.route, notice.group_key, notice.due_at,
            notice.reason, notice.notification_id, transition.event, transition.subject, transition.is_end,
@@ -513,7 +513,7 @@ pub async fn find_thread(
     Ok(found.map(|(id, left)| (id, left.map(|left| left.0))))
 }
 
-/// A channel that is requested regularly.
+/// A channel requested regularly.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct PingedChannel {
     /// Name.
@@ -524,7 +524,7 @@ pub struct PingedChannel {
     pub settings: Json<Value>,
 }
 
-/// Takes the turns of the channels that are due for their regular request: watchdogs, and
+/// Takes the turns of the channels due for their regular request: watchdogs, and
 /// Alertmanagers, which forget what is not repeated.
 ///
 /// # Errors
@@ -586,7 +586,7 @@ pub async fn list_firing_events(store: &Store, channel: &str) -> Result<Vec<Firi
     store.with_timeout(LANE_TIMEOUT, "list what is firing", query).await
 }
 
-/// Records events of certificates that end soon, and of checks that are unaccounted for; returns
+/// Records events of certificates that end soon, and of checks unaccounted for; returns
 /// their number.
 ///
 /// # Errors

@@ -181,7 +181,7 @@ pub async fn acquire_leases(
         .collect())
 }
 
-/// Renews all leases of `held` in one statement and records their progress; returns the renewed
+/// Renews all leases of `held` in a single statement and records their progress; returns the renewed
 /// shards. A shard missing from the result has expired or belongs to another coordinator, and the
 /// caller must stop scheduling it.
 ///

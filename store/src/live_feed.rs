@@ -124,7 +124,7 @@ pub struct Target {
     pub region: String,
 }
 
-/// Lists the sites that are checked, once for each of their regions: those with one of the tags in
+/// Lists the sites checked, once for each of their regions: those with one of the tags in
 /// `tag_limit` and with `tag`, in `region`, as far as these are given, and at most `limit`.
 ///
 /// # Errors
@@ -169,7 +169,7 @@ pub struct SiteSample {
     pub total_us: Option<i32>,
 }
 
-/// Reads the newest results of the first `sites` sites that are checked.
+/// Reads the newest results of the first `sites` sites checked.
 ///
 /// # Errors
 /// If the database cannot be reached in time.

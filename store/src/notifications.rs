@@ -254,7 +254,7 @@ pub struct LedgerEntry {
     pub channel: Option<String>,
     /// Time when the event was recorded.
     pub recorded_at: DbTimestamp,
-    /// Number of notices that are unaccounted for.
+    /// Number of notices unaccounted for.
     pub unaccounted: i64,
 }
 
@@ -285,7 +285,7 @@ pub struct NotificationLedger {
 }
 
 impl NotificationLedger {
-    /// Number of notices that are unaccounted for.
+    /// Number of notices unaccounted for.
     pub fn unaccounted_total(&self) -> i64 {
         self.channels.iter().map(|sum| sum.unaccounted).sum()
     }
@@ -369,7 +369,7 @@ pub struct NotificationStatus {
     pub waiting: i64,
     /// Time of the oldest transition of which a channel is still to be told.
     pub oldest_waiting_at: Option<DbTimestamp>,
-    /// Notices of the last 24 hours that are unaccounted for.
+    /// Notices of the last 24 hours unaccounted for.
     pub unaccounted: i64,
     /// Number of notifiers that were alive in the last two minutes.
     pub notifiers: i64,

@@ -35,7 +35,7 @@ pub struct ResultStore {
 }
 
 impl ResultStore {
-    /// Maximum time of one statement before its connection is closed.
+    /// Maximum time of a single statement before its connection is closed.
     const INSERT_TIMEOUT: Duration = Duration::from_secs(20);
     /// Maximum time to find the rows rejected by the database.
     const BISECT_TIMEOUT: Duration = Duration::from_secs(120);
@@ -52,7 +52,7 @@ impl ResultStore {
         Self { guard: Some(guard), ..self }
     }
 
-    /// Stores `entries` in one transaction. Existing rows stay unchanged, except that a real result
+    /// Stores `entries` in a single transaction. Existing rows stay unchanged, except that a real result
     /// replaces a missed one. Entries rejected permanently by the database become dead letters, as
     /// rejected messages do.
     ///
@@ -157,7 +157,7 @@ impl ResultStore {
     }
 }
 
-/// A pool connection that is closed if dropped while in use: a pending response would otherwise
+/// A pool connection closed if dropped while in use: a pending response would otherwise
 /// reach the next user.
 struct CheckedOutConnection {
     connection: PoolConnection<Postgres>,

@@ -1,4 +1,4 @@
-//! Cluster settings: values on which all processes must agree, in the one row of `picket.settings`.
+//! Cluster settings: values on which all processes must agree, in the a single row of `picket.settings`.
 //!
 //! A constraint of the table refuses an invalid value, whichever client writes it. Processes read
 //! the row at start, and again every second or after a notification.

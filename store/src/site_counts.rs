@@ -15,7 +15,7 @@ pub struct StateCounts {
     pub problem: i64,
     /// Sites that are up.
     pub up: i64,
-    /// Sites that are disabled.
+    /// Sites disabled.
     pub paused: i64,
 }
 

@@ -94,7 +94,7 @@ pub struct TickSums {
     pub coverage_pct: Option<f64>,
 }
 
-/// Longest span that is added up from hours; longer ones are from whole days of UTC.
+/// Longest span added up from hours; longer ones are from whole days of UTC.
 const MAX_HOURLY_SECONDS: u64 = 62 * 86_400;
 
 /// Sums the ticks of a site by region, over the hours that the span touches, or the days if it is

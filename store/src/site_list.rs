@@ -202,7 +202,7 @@ pub async fn count_sites(
     Ok(if is_cut { MatchCount::MoreThan(max_counted) } else { MatchCount::Exactly(counted) })
 }
 
-/// Reads a page, and one row more if there is a next page. Of filters with indexes of their own, those that select
+/// Reads a page, and a single row more if there is a next page. Of filters with indexes of their own, those that select
 /// many sites fill a page soonest in the order of the list, and those that select few by these indexes. The planner
 /// cannot tell one from the other, and so a few rows of the list are tried first.
 async fn read_page(

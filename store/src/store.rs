@@ -294,7 +294,7 @@ impl Store {
         self.with_timeout(Self::PAGE_TIMEOUT, doing, work).await
     }
 
-    /// Begins the transaction of such a read, with one snapshot for its statements. Each plan is made
+    /// Begins the transaction of such a read, with a single snapshot for its statements. Each plan is made
     /// for its values: the same statement selects few sites or all. Without parallel workers, which
     /// would run the parts of a page in any order.
     pub(crate) async fn begin_page_read(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {

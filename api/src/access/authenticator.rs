@@ -1,6 +1,6 @@
 //! Finds the rights of a token or a session.
 //!
-//! Found rights are remembered for some seconds, so that a page with several requests reads one row. Bound:
+//! Found rights are remembered for some seconds, so that a page with several requests reads a single row. Bound:
 //! [`Authenticator::MAX_ENTRIES`] entries. Loss: none; the rows are in the database. A revocation takes effect at
 //! once in this process, and within [`Authenticator::MAX_AGE`] in others.
 

@@ -10,7 +10,7 @@ use super::{
     svg_writer::PathData,
 };
 
-/// Part of a check that is timed by itself.
+/// Part of a check timed by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Phase {
     Dns,

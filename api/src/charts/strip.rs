@@ -13,7 +13,7 @@ const PITCH: f64 = 4.0;
 const HEIGHT: f64 = 28.0;
 /// Width of a strip with fewer bars, which stand at its right end.
 const MIN_CELLS: usize = 40;
-/// Maximum bars that are named in the summary.
+/// Maximum bars named in the summary.
 const MAX_NAMED: usize = 6;
 
 /// State of a day or of a tick.

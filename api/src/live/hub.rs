@@ -325,7 +325,7 @@ struct SourceReader {
 }
 
 impl SourceReader {
-    /// Number of events that are passed on together, at most; half of what a viewer's queue takes.
+    /// Number of events passed on together, at most; half of what a viewer's queue takes.
     const MAX_EVENTS: usize = ViewerQueue::MAX_EVENTS / 2;
     /// Time between deliveries, at least, while more events wait than are passed on together.
     const MIN_PAUSE: Duration = Duration::from_millis(12);

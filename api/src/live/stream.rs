@@ -37,7 +37,7 @@ fn encode_bus_state(connected: bool) -> Bytes {
     encode_event("bus", Some(clock::wall_clock_now()), &BusState { connected })
 }
 
-/// A future that is kept from one event to the next: to wait anew for each would cost more than the event.
+/// A future kept from a single event to the next: to wait anew for each would cost more than the event.
 type KeptFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Asks whether the viewer may still see the stream.

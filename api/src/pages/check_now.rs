@@ -149,7 +149,7 @@ impl RegionAnswer {
     }
 }
 
-/// Facts of a result in one line.
+/// Facts of a result in a single line.
 pub(super) fn describe_result(result: &CheckResult) -> String {
     let mut parts = Vec::new();
     if let Some(status) = result.http_status {

@@ -32,7 +32,7 @@ pub(crate) struct LedgerQuery {
     span: String,
 }
 
-/// Shows the account of a span that is closed: its end is the time through which every shard is accounted.
+/// Shows the account of a span closed: its end is the time through which every shard is accounted.
 pub(super) async fn show_ledger(
     visitor: Visitor,
     State(api): State<Api>,

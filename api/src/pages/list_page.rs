@@ -101,7 +101,7 @@ pub(crate) struct FormField {
     pub(crate) options: Vec<(String, String)>,
 }
 
-/// A form of one line.
+/// A form of a single line.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Template)]
 #[template(path = "parts/form.html")]
 pub(crate) struct FormView {

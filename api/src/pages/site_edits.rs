@@ -9,7 +9,7 @@ use picket_store::site_history::ScheduleChange;
 use super::parts::{TimeMark, format_seconds};
 use crate::charts::{EditMark, Span};
 
-/// Maximum edits that are marked; the newest remain.
+/// Maximum edits marked; the newest remain.
 const MAX_EDITS: usize = 20;
 /// A change of the definition and the schedules that it changes are written within this time.
 const SAME_EDIT: Duration = Duration::from_secs(2);

@@ -27,7 +27,7 @@ const MAX_INSTANCES: usize = 8;
 const MAX_LABELS: usize = 20;
 const MAX_LABEL_BYTES: usize = 500;
 const MAX_DESCRIPTION_BYTES: usize = 4_000;
-/// Alerts of one request; a batch of more is several requests.
+/// Alerts of a single request; a batch of more is several requests.
 const MAX_ALERTS: usize = 500;
 /// Labels that alerts have of themselves.
 const OWN_LABELS: [&str; 6] = ["alertname", "installation", "kind", "severity", "site", "url"];

@@ -1,4 +1,4 @@
-//! E-mail over SMTP: one message, one transaction for each recipient.
+//! E-mail over SMTP: a single message, a single transaction for each recipient.
 //!
 //! A recipient that the server refuses does not stop the others, and another attempt goes only to
 //! recipients that do not have the message yet.

@@ -59,7 +59,7 @@ impl ExecSettings {
     /// Checks all settings. The program itself is on another machine.
     ///
     /// # Errors
-    /// If one cannot be used. The error names it.
+    /// If a setting cannot be used; the error names the setting.
     pub fn check(&self) -> Result<(), ValidationError> {
         let is_text = |text: &str| text.len() <= MAX_ARGUMENT_BYTES && !text.contains('\0');
         if !Path::new(&self.program).is_absolute() || !is_text(&self.program) {

@@ -54,7 +54,7 @@ pub(crate) trait Receiver: Debug + Send + Sync {
         attempts.into_iter().nth(index)
     }
 
-    /// One request for many alerts, where the protocol has it.
+    /// A single request for many alerts, where the protocol has it.
     fn render_batch(&self, _messages: &[Message], _keys: &Keys<'_>) -> Result<Vec<HttpRequest>, Unsendable> {
         Err(Unsendable::Refused("this kind of channel takes no batches".to_owned()))
     }

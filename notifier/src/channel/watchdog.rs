@@ -1,4 +1,4 @@
-//! Watchdog: a URL that is requested while the whole chain works. A heartbeat service alerts when
+//! Watchdog: a URL requested while the whole chain works. A heartbeat service alerts when
 //! the requests end.
 
 use picket_proto::{ValidationError, validation::sanitize_text};

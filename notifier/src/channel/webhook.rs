@@ -1,7 +1,7 @@
 //! Webhook: events for programs, signed as Standard Webhooks demands.
 //!
 //! The body is the same for a program at each attempt, except for what a digest composes anew; the
-//! time and the signature are those of the attempt. The bytes that are signed are those sent.
+//! time and the signature are those of the attempt. The bytes signed are those sent.
 
 mod signature;
 

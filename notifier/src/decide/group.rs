@@ -11,7 +11,7 @@ use super::{
 /// A group waits at most this many times its wait while more arrives.
 const MAX_EXTENSION: u32 = 3;
 
-/// What is to be told to a channel in one message.
+/// What is to be told to a channel in a single message.
 #[derive(Debug, Default)]
 pub(super) struct Group<'a>(Vec<PlannedItem<'a>>);
 
@@ -28,7 +28,7 @@ impl<'a> Group<'a> {
         self.0
     }
 
-    /// Time when the beginnings that are told for the first time are ready: after a wait from the
+    /// Time when the beginnings told for the first time are ready: after a wait from the
     /// last of them, but at most three waits from the first.
     pub(super) fn beginnings_ready_at(&self) -> Option<Timestamp> {
         let fresh = || self.0.iter().filter(|told| is_fresh_beginning(told));
@@ -40,7 +40,7 @@ impl<'a> Group<'a> {
         Some(last.saturating_add(wait).min(first.saturating_add(wait * MAX_EXTENSION)))
     }
 
-    /// The part that is told now, and the rest with the times when it is.
+    /// The part told now, and the rest with the times when it is.
     ///
     /// `open_told` is the number of open incidents of the group that the channel knows of: the end of
     /// the last one is told at once, single ends after a wait.

@@ -61,7 +61,7 @@ pub(super) enum StormDecision {
         /// New state, if it changes; `Some(None)` ends it.
         storm: Option<Option<Storm>>,
     },
-    /// One message tells all groups.
+    /// A single message tells all groups.
     Send {
         notes: Vec<String>,
         /// State after it.

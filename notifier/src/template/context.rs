@@ -36,7 +36,7 @@ pub(super) fn build_context(message: &Message, markup: Markup) -> Value {
     minijinja::context! { text, ..Value::from(Serde(visible)) }
 }
 
-/// Each text on one line, without characters that are invisible or obeyed.
+/// Each text on a single line, without characters that are invisible or obeyed.
 fn make_visible(value: Json) -> Json {
     match value {
         Json::String(text) => Json::String(sanitize_text(&text, MAX_VALUE_BYTES)),

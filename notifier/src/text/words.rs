@@ -7,9 +7,9 @@ use picket_proto::{
 
 use crate::message::{Counts, Item, Verdict};
 
-/// Regions that are named of an item.
+/// Regions named of an item.
 const MAX_REGIONS: usize = 10;
-/// Entries that are named of each frequency.
+/// Entries named of each frequency.
 const MAX_COUNTS: usize = 5;
 
 /// `2026-11-20 12:00:03 UTC`.
@@ -31,7 +31,7 @@ pub fn describe_more(count: usize) -> String {
     format!("and {count} more")
 }
 
-/// One line on `item`: verdict, name, and the most important fact.
+/// A single line on `item`: verdict, name, and the most important fact.
 pub fn describe_item(item: &Item) -> String {
     let (word, name) = (item.verdict.as_word(), &item.name);
     let duration = describe_duration(item.duration);

@@ -32,7 +32,7 @@ pub struct DoubtfulWindow {
     pub hosts: u32,
 }
 
-/// Rounds of a batch: results of hours that are stored at once may open an incident again after the
+/// Rounds of a batch: results of hours stored at once may open an incident again after the
 /// end of each doubt. After the last round an incident opens.
 pub(super) const MAX_DOUBT_ROUNDS: usize = 4;
 

@@ -7,14 +7,14 @@ use sqlx::types::Uuid;
 
 use super::{LaneNotice, NoticeKey, NoticeStep};
 
-/// Changes of a lane, written in one transaction.
+/// Changes of a lane, written in a single transaction.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct LaneWork {
     /// Changes of notices that wait.
     pub notices: Vec<NoticeChange>,
     /// Later notices about the same transitions.
     pub added: Vec<AddedNotice>,
-    /// The message that is attempted.
+    /// The message attempted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub notification: Option<NotificationChange>,
     /// Begins an attempt of the message.

@@ -1,5 +1,5 @@
 //! Heartbeat of a coordinator: records that it is alive, and reads the database's clock, the number
-//! of live coordinators, the lease time and the leases in doubt, in one statement.
+//! of live coordinators, the lease time and the leases in doubt, in a single statement.
 
 use std::time::Duration;
 

@@ -111,7 +111,7 @@ impl<'a> BatchRows<'a> {
         by_day.into_values().map(DbTimestamp).collect()
     }
 
-    /// Keeps the better of two equal keys, since one statement cannot write a row twice.
+    /// Keeps the better of two equal keys, since a single statement cannot write a row twice.
     fn sort_and_dedup(&mut self) {
         self.results.sort_by(|one, other| {
             // A real result sorts before a missed one and survives.

@@ -29,9 +29,9 @@ pub struct SiteReach {
     pub site: String,
     /// Names of the routes that an incident in all regions of the site concerns, in their order.
     pub routes: Vec<String>,
-    /// Names of the channels that are told at once.
+    /// Names of the channels told at once.
     pub channels: Vec<String>,
-    /// Names of the channels that are told later, while nobody acknowledges.
+    /// Names of the channels told later, while nobody acknowledges.
     pub escalation_channels: Vec<String>,
 }
 

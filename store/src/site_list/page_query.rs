@@ -38,8 +38,8 @@ pub(super) struct PageQuery<'a> {
 }
 
 impl PageQuery<'_> {
-    /// Rows of the list that are tried for each row of the page, so that what a tenth of all sites match is found;
-    /// and the most that are tried.
+    /// Rows of the list tried for each row of the page, so that what a tenth of all sites match is found;
+    /// and the most tried.
     const TRIED_PER_ROW: i64 = 12;
     const MAX_TRIED: i64 = 5_000;
 

@@ -1,4 +1,4 @@
-//! Changes to any number of sites in one transaction.
+//! Changes to any number of sites in a single transaction.
 
 use std::{collections::HashMap, time::Duration};
 

@@ -29,9 +29,9 @@ use super::{
     settings::{EmailSettings, Security},
 };
 
-/// Addresses of a server that are tried.
+/// Tried addresses of a server.
 const MAX_ADDRESSES: usize = 4;
-/// Maximum time to connect to one address.
+/// Maximum time to connect to a single address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum number of bytes that a server may send in a connection: it has little to say.
 const MAX_RECEIVED_BYTES: usize = 256 << 10;
@@ -42,7 +42,7 @@ const MAX_CA_FILE_BYTES: u64 = 1 << 20;
 /// Answer that takes the place of a greeting: after STARTTLS, a server greets no second time.
 const GREETING: &[u8] = b"220 TLS\r\n";
 
-/// A connection that is ready for the SMTP client.
+/// A connection ready for the SMTP client.
 pub(super) struct MailConnection {
     pub(super) stream: MailStream,
     /// Name to introduce oneself by.

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::failure::Failure;
 
-/// What came of a message for one recipient.
+/// What came of a message for a single recipient.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum RecipientEnd {
     /// The server has accepted it.

@@ -1,4 +1,4 @@
-//! An SMTP session: login, and one transaction for each recipient.
+//! An SMTP session: login, and a single transaction for each recipient.
 
 use std::{error::Error as _, time::Duration};
 
@@ -62,7 +62,7 @@ impl Session {
         self.is_usable
     }
 
-    /// Sends `mail` to one recipient until `deadline`.
+    /// Sends `mail` to a single recipient until `deadline`.
     pub(super) async fn send_to(
         &mut self,
         from: &Address,

@@ -108,7 +108,7 @@ impl EmailSettings {
     /// Checks all settings.
     ///
     /// # Errors
-    /// If one cannot be used. The error names it.
+    /// If a setting cannot be used; the error names the setting.
     pub fn check(&self) -> Result<(), ValidationError> {
         self.parse_host()?;
         if self.port == Some(0) {

@@ -11,7 +11,7 @@ use tokio::{
     time::timeout,
 };
 
-/// Output that is kept, of both streams together.
+/// Output kept, of both streams together.
 const MAX_OUTPUT_BYTES: usize = 4 << 10;
 /// Maximum time for output after the end of the program: a child of it may hold the pipe open for
 /// ever.
