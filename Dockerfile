@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# One image for each process: `docker build --target prober .` (or coordinator, sink, api, picket).
+# One image for each process: `docker build --target prober .` (or coordinator, sink, notifier, api, picket).
 
 FROM rust:1.95-slim-bookworm AS build
 # It has the C compiler that the cryptography (aws-lc) wants.
@@ -8,9 +8,11 @@ COPY . .
 # The image of `picket` has no servers to start, so its command is built without `up`, `down` and `demo`.
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/build/target \
     cargo build --locked --profile dist --no-default-features \
-        --package picket --package picket-coordinator --package picket-prober --package picket-sink --package picket-api --bins \
+        --package picket --package picket-coordinator --package picket-prober --package picket-sink \
+        --package picket-notifier --package picket-api --bins \
     && install -D --target-directory /programs \
-        target/dist/picket target/dist/picket-coordinator target/dist/picket-prober target/dist/picket-sink target/dist/picket-api
+        target/dist/picket target/dist/picket-coordinator target/dist/picket-prober target/dist/picket-sink \
+        target/dist/picket-notifier target/dist/picket-api
 
 # glibc, the roots of the authorities, a user without rights; no shell, no package manager.
 FROM gcr.io/distroless/cc-debian12:nonroot AS base
@@ -34,6 +36,11 @@ FROM process AS sink
 COPY --from=build /programs/picket-sink /usr/local/bin/
 HEALTHCHECK --interval=10s --timeout=6s --start-period=30s CMD ["picket-sink", "--healthcheck"]
 ENTRYPOINT ["picket-sink"]
+
+FROM process AS notifier
+COPY --from=build /programs/picket-notifier /usr/local/bin/
+HEALTHCHECK --interval=10s --timeout=6s --start-period=30s CMD ["picket-notifier", "--healthcheck"]
+ENTRYPOINT ["picket-notifier"]
 
 FROM process AS api
 COPY --from=build /programs/picket-api /usr/local/bin/

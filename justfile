@@ -226,6 +226,7 @@ _arrows:
     @{{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} _without picket picket-coordinator --no-default-features
     @{{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} _without picket picket-prober --no-default-features
     @{{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} _without picket picket-sink --no-default-features
+    @{{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} _without picket picket-notifier --no-default-features
     @{{ quote(just_executable()) }} --justfile {{ quote(justfile()) }} _without picket picket-servers --no-default-features
 
 # deny.toml without the advisories, which need the network; cargo-deny takes minutes to build and is not required here

@@ -3,15 +3,20 @@
 mod plan;
 mod sites_file;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use clap::{ArgMatches, Args};
 use picket_proto::{
+    RegionName,
     site::SiteSpec,
     site_plan::{DesiredSites, PruneScope, SitePlan},
 };
 use picket_store::{
-    Store, regions,
+    Store,
+    regions::{self, RegionOverview},
     settings::read_settings,
     sites::{self, SiteChanges},
 };
@@ -19,8 +24,9 @@ use picket_store::{
 use self::plan::PlanText;
 use crate::{
     connect::DatabaseArgs,
-    error::Error,
-    output::{print_data, print_text},
+    error::{EXIT_NEGATIVE, Error},
+    output::{print_data, print_error, print_text},
+    region,
 };
 
 /// Options of `picket apply`.
@@ -67,6 +73,9 @@ A file:
 
 /// Options of `picket export`.
 #[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+A site whose definition 'picket apply' would refuse is left out, with its reason on standard error and exit code 1. SQL \
+can store such a site; it has a problem and is not checked, and 'picket apply --prune' of the file removes it.")]
 pub(crate) struct ExportOptions {
     #[command(flatten)]
     database: DatabaseArgs,
@@ -87,6 +96,9 @@ pub(crate) async fn run_apply(options: ApplyOptions, matches: &ArgMatches) -> Re
     };
     let plan = build_plan(&store, &name, &wanted, scope).await?;
     print_text(&PlanText(&plan).to_string())?;
+    for warning in warn_of_absent_probers(&wanted, &regions::list_region_overview(&store, None).await?) {
+        print_error(warning);
+    }
     if !options.dry_run {
         execute_plan(&store, &plan).await?;
     } else if !plan.is_empty() {
@@ -95,18 +107,47 @@ pub(crate) async fn run_apply(options: ApplyOptions, matches: &ArgMatches) -> Re
     Ok(())
 }
 
-pub(crate) async fn run_export(options: ExportOptions, matches: &ArgMatches) -> Result<(), Error> {
+/// A warning for each region of the file that is new or has no active prober.
+fn warn_of_absent_probers(wanted: &DesiredSites, present: &[RegionOverview]) -> Vec<String> {
+    let mut used: BTreeSet<&str> = wanted.regions.iter().map(RegionName::as_str).collect();
+    used.extend(wanted.sites.iter().flat_map(|site| &site.regions).map(String::as_str));
+    if wanted.sites.iter().any(|site| site.regions.is_empty()) {
+        used.extend(present.iter().map(|region| region.name.as_str()));
+    }
+    used.into_iter()
+        .filter_map(|name| match present.iter().find(|region| region.name == name) {
+            None => Some(format!("region {name} is new: {}", region::describe_absent_prober(name))),
+            Some(region) if region.silent_since.is_some() => {
+                Some(format!("region {name} has no active prober: {}", region::describe_absent_prober(name)))
+            }
+            Some(_) => None,
+        })
+        .collect()
+}
+
+/// Prints the sites that `picket apply` accepts. The exit code is 1 if others were left out.
+pub(crate) async fn run_export(options: ExportOptions, matches: &ArgMatches) -> Result<u8, Error> {
     let store = options.database.connect(matches).await?;
+    let intervals = read_settings(&store).await?.intervals;
     let names: Vec<String> =
         regions::list_regions(&store).await?.into_iter().map(|region| region.name).collect();
     let mut specs = Vec::new();
+    let mut code = 0;
     for site in sites::list_sites(&store).await? {
-        match site.spec {
+        let judged = site.spec.and_then(|spec| sites_file::check_entry(&spec, intervals).map(|()| spec));
+        match judged {
             Ok(spec) => specs.push(spec),
-            Err(why) => crate::output::print_error(format_args!("site {} is left out: {why}", site.id)),
+            Err(why) => {
+                print_error(format_args!(
+                    "site {} ({}) is left out, because 'picket apply' would refuse it: {why}",
+                    site.id, site.url
+                ));
+                code = EXIT_NEGATIVE;
+            }
         }
     }
-    print_data(&sites_file::render_sites_file(&names, &specs)?)
+    print_data(&sites_file::render_sites_file(&names, &specs)?)?;
+    Ok(code)
 }
 
 /// Applies the file at `path` and returns the executed plan.

@@ -104,6 +104,7 @@ fn build_table(answers: &[(String, RegionReply)]) -> TextTable {
         "TRANSFER",
         "TOTAL MS",
         "ADDRESS",
+        "WARNINGS",
         "CAUSE",
     ];
     let mut listing = TextTable::new(columns, "").align_right([3, 4, 5, 6, 7, 8, 9]);
@@ -114,6 +115,7 @@ fn build_table(answers: &[(String, RegionReply)]) -> TextTable {
                 text_cell(region),
                 nothing(),
                 status_cell("no answer"),
+                nothing(),
                 nothing(),
                 nothing(),
                 nothing(),
@@ -139,10 +141,17 @@ fn build_table(answers: &[(String, RegionReply)]) -> TextTable {
             text_cell(format_ms(timing.transfer_us)),
             text_cell(format_ms(timing.total_us)),
             text_cell(result.remote_addr.clone()),
+            text_cell(join_warnings(result)),
             text_cell(format_cause(result)),
         ]);
     }
     listing
+}
+
+/// The kinds of a result's warnings; `None` without warnings.
+pub(crate) fn join_warnings(result: &CheckResult) -> Option<String> {
+    let kinds: Vec<&str> = result.warnings.iter().map(|warning| warning.as_str()).collect();
+    (!kinds.is_empty()).then(|| kinds.join(","))
 }
 
 /// Cause and message as a single text.
@@ -175,6 +184,18 @@ mod tests {
         assert_eq!(exit_code(&[answer(Outcome::Up), silent()]), EXIT_UNREACHABLE);
         assert_eq!(exit_code(&[answer(Outcome::Missed)]), EXIT_UNREACHABLE);
         assert_eq!(exit_code(&[silent(), answer(Outcome::Down)]), EXIT_NEGATIVE);
+    }
+
+    #[test]
+    fn a_warning_of_an_up_result_is_in_its_line() {
+        let (region, reply) = answer(Outcome::Up);
+        let RegionReply::Result(mut result) = reply else { unreachable!() };
+        result.warnings = vec![picket_proto::Warning::Slow, picket_proto::Warning::Certificate];
+
+        let text = build_table(&[(region, RegionReply::Result(result))]).to_string();
+
+        assert!(text.lines().next().unwrap().contains("WARNINGS"), "{text}");
+        assert!(text.contains("slow,certificate"), "{text}");
     }
 
     #[test]

@@ -82,6 +82,17 @@ impl DataDirOption {
     fn read_variables(&self) -> BTreeMap<String, String> {
         self.candidate_dirs().into_iter().find_map(read_env_file).unwrap_or_default()
     }
+
+    /// Text for a command that finds neither a data directory nor the address of a database.
+    fn describe_absence(&self) -> String {
+        let files: Vec<_> =
+            self.candidate_dirs().into_iter().map(|dir| dir.join("env").display().to_string()).collect();
+        format!(
+            "there is no data directory of 'picket up' here (no file {}): run the command where 'picket up' runs, name \
+             its directory with --data-dir, or name the database with DATABASE_URL",
+            files.join(" or ")
+        )
+    }
 }
 
 /// Variables of the file `env` that `picket up` writes; `None` without the file.
@@ -113,9 +124,9 @@ impl DatabaseArgs {
     pub(crate) async fn connect_unmigrated(self, matches: &ArgMatches) -> Result<Store, Error> {
         let url = explicit_arg(matches, "database_url")
             .map(str::to_owned)
-            .or_else(|| self.data_dir.read_variables().remove("DATABASE_URL"));
-        let options = DatabaseOptions { database_url: url };
-        connect_database(&options).await
+            .or_else(|| self.data_dir.read_variables().remove("DATABASE_URL"))
+            .ok_or_else(|| Error::Unreachable(self.data_dir.describe_absence()))?;
+        connect_database(&DatabaseOptions { database_url: Some(url) }).await
     }
 }
 

@@ -42,7 +42,7 @@ use crate::error::Error;
 const AFTER_HELP: &str = "\
 Exit codes:
   0  success
-  1  negative result: a site is down, a tick is unaccounted for
+  1  negative result: a site is down, a tick is unaccounted for, a site was not exported
   2  wrong usage or refused input
   3  a required service could not be reached
 
@@ -176,6 +176,7 @@ async fn run_command(command: Command, matches: &ArgMatches) -> Result<u8, Error
         Command::Demo(options) => return demo::run(*options, matches).await,
         Command::Check(options) => return check::run(*options, matches).await,
         Command::Status(options) => return status::run(options, matches).await,
+        Command::Export(options) => return apply::run_export(options, matches).await,
         Command::Ledger(options) => return ledger::run(options, matches).await,
         #[cfg(feature = "local")]
         Command::Down(options) => up::run_down(options).await,
@@ -183,7 +184,6 @@ async fn run_command(command: Command, matches: &ArgMatches) -> Result<u8, Error
         Command::Settings(command) => settings::run(command, matches).await,
         Command::Site(command) => site::run(command, matches).await,
         Command::Apply(options) => apply::run_apply(options, matches).await,
-        Command::Export(options) => apply::run_export(options, matches).await,
         Command::Region(command) => region::run(command, matches).await,
         Command::Nats(command) => nats::run(command, matches).await,
         Command::Token(command) => token::run(command, matches).await,
@@ -243,6 +243,23 @@ mod tests {
             assert_eq!(refusal.exit_code(), 2);
             for part in parts {
                 assert!(refusal.to_string().contains(part), "{part}: {refusal}");
+            }
+        }
+    }
+
+    #[test]
+    fn options_for_tags_have_both_spellings() {
+        for command in [
+            &["site", "add", "http://x"][..],
+            &["site", "set", "1"],
+            &["site", "list"],
+            &["token", "create", "ci", "--scopes", "read"],
+            &["maintenance", "add"],
+            &["report", "uptime"],
+            &["report", "failures"],
+        ] {
+            for spelling in ["--tag", "--tags"] {
+                Cli::try_parse_from([&["picket"], command, &[spelling, "shop"]].concat()).unwrap();
             }
         }
     }

@@ -37,7 +37,7 @@ pub(crate) struct AddWindowOptions {
     /// Site id or URL
     site: Option<String>,
     /// Tag; the window covers all sites with this tag, including sites tagged later
-    #[arg(long, value_name = "TAG")]
+    #[arg(long, visible_alias = "tags", value_name = "TAG")]
     tag: Option<String>,
     /// Start: a time such as 2026-12-01T22:00:00Z, 'now', or '+30m' from now
     #[arg(long, value_name = "TIME", default_value = "now", value_parser = parse_time_arg)]
@@ -68,7 +68,8 @@ pub(crate) struct RemoveWindowOptions {
     database: DatabaseArgs,
 }
 
-const UNTIL_FURTHER_NOTICE: &str = "until further notice";
+/// The end of an open-ended window, in words.
+pub(crate) const UNTIL_FURTHER_NOTICE: &str = "until further notice";
 
 pub(crate) async fn run(command: MaintenanceCommand, matches: &ArgMatches) -> Result<(), Error> {
     match command {

@@ -1,4 +1,4 @@
-//! `picket man`: manual pages of all four programs, for the archives of `just dist`.
+//! `picket man`: manual pages of all programs, for the archives of `just dist`.
 
 use std::path::PathBuf;
 
@@ -38,6 +38,7 @@ mod tests {
             "picket-coordinator",
             "picket-prober",
             "picket-sink",
+            "picket-notifier",
             "picket-api",
         ] {
             let text = std::fs::read_to_string(dir.path().join(format!("{page}.1"))).unwrap();

@@ -37,13 +37,14 @@ const PAGES: [Page; 3] = [
     Page { file: "metrics.md", title: "Metrics", generate: metrics::generate },
 ];
 
-/// Definitions of all five programs, `picket` first.
-pub(crate) fn programs() -> [Command; 5] {
+/// Definitions of all programs, `picket` first.
+pub(crate) fn programs() -> [Command; 6] {
     [
         Cli::command(),
         picket_coordinator::Options::command(),
         picket_prober::Options::command(),
         picket_sink::Options::command(),
+        picket_notifier::Options::command(),
         picket_api::Options::command(),
     ]
 }

@@ -2,13 +2,13 @@
 
 use clap::{ArgMatches, Args, Subcommand};
 use picket_proto::RegionName;
-use picket_store::regions;
+use picket_store::regions::{self, RegionOverview};
 use serde::Serialize;
 
 use crate::{
     connect::{self, DatabaseArgs},
     error::Error,
-    output::{OutputOptions, TextTable, print_text, text_cell},
+    output::{OutputOptions, TextTable, print_error, print_text, text_cell},
 };
 
 /// Commands of `picket region`.
@@ -45,15 +45,30 @@ struct RegionRecord {
     schedules: i64,
 }
 
+/// What a region without probers needs.
+pub(crate) fn describe_absent_prober(region: &str) -> String {
+    format!("without a prober its checks are missed; start one: picket-prober --region {region}")
+}
+
 pub(crate) async fn run(command: RegionCommand, matches: &ArgMatches) -> Result<(), Error> {
     match command {
         RegionCommand::Add(RegionSelector { name, database }) => {
             let store = database.connect(matches).await?;
             match regions::add_region(&store, &name).await? {
-                true => print_text(&format!(
-                    "added region {name}; it needs probers: picket-prober --region {name}\n"
-                )),
-                false => print_text(&format!("region {name} already exists\n")),
+                true => {
+                    print_text(&format!("added region {name}: {}\n", describe_absent_prober(name.as_str())))
+                }
+                false => {
+                    let all = regions::list_region_overview(&store, None).await?;
+                    let is_silent = |region: &RegionOverview| {
+                        region.name == name.as_str() && region.silent_since.is_some()
+                    };
+                    if all.iter().any(is_silent) {
+                        let needed = describe_absent_prober(name.as_str());
+                        print_error(format_args!("region {name} has no active prober: {needed}"));
+                    }
+                    print_text(&format!("region {name} already exists\n"))
+                }
             }
         }
         RegionCommand::Remove(RegionSelector { name, database }) => {

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use clap::{ArgMatches, Args, Subcommand, ValueEnum};
 use picket_proto::{RegionName, Timestamp, safe_text};
-use picket_runtime::options::DurationArg;
+use picket_runtime::{clock::wall_clock_now, options::DurationArg};
 use picket_store::reports::{self, FailureRow, IncidentRow, LatencyRow, ReportFilter, UptimeRow, WarningRow};
 use serde::Serialize;
 
 use crate::{
     connect::{self, DatabaseArgs},
     error::Error,
-    output::{TextTable, print_coloured, print_data, text_cell, to_pretty_json},
+    output::{TextTable, print_coloured, print_data, print_error, text_cell, to_pretty_json},
     site::format_timestamp,
 };
 
@@ -35,11 +35,11 @@ pub(crate) enum ReportCommand {
 /// Scope and output format of a report.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ReportOptions {
-    /// Age of the first reported day (UTC), such as 7d
+    /// Age of the first reported day (UTC), such as 7d; a report is of whole days
     #[arg(long, value_name = "DURATION", default_value = "30d")]
     since: DurationArg,
     /// Report only sites with this tag
-    #[arg(long)]
+    #[arg(long, visible_alias = "tags")]
     tag: Option<String>,
     /// Report only checks from this region
     #[arg(long, value_parser = connect::parse_region)]
@@ -83,6 +83,9 @@ pub(crate) async fn run(command: ReportCommand, matches: &ArgMatches) -> Result<
         limit: None,
     };
     let store = options.database.clone().connect(matches).await?;
+    if let Some(note) = describe_rounding(options.since, wall_clock_now()) {
+        print_error(note);
+    }
     match &command {
         ReportCommand::Uptime(options) => options.print_rows(&reports::report_uptime(&store, &scope).await?),
         ReportCommand::Latency(options) => {
@@ -98,6 +101,16 @@ pub(crate) async fn run(command: ReportCommand, matches: &ArgMatches) -> Result<
             options.print_rows(&reports::report_failures(&store, &scope).await?)
         }
     }
+}
+
+/// Note for a span that is not of whole days: the report begins earlier, with its first day.
+fn describe_rounding(since: DurationArg, now: Timestamp) -> Option<String> {
+    const DAY_SECONDS: u64 = 86_400;
+    let is_whole = since.0.as_secs().is_multiple_of(DAY_SECONDS) && since.0.subsec_nanos() == 0;
+    let first = now.saturating_sub(since.0).to_string();
+    (!is_whole).then(|| {
+        format!("--since {since}: reports are of whole days of UTC; this one begins with {}", &first[..10])
+    })
 }
 
 impl ReportOptions {
@@ -316,6 +329,19 @@ mod tests {
             coverage_pct: Some(90.0),
             days: vec![Some(100.0), None, Some(50.0)],
         }
+    }
+
+    #[test]
+    fn a_span_of_less_than_whole_days_is_noted_with_the_first_day() {
+        let now: Timestamp = "2026-11-27T19:00:00Z".parse().unwrap();
+        let note = |since: &str| describe_rounding(since.parse().unwrap(), now);
+
+        assert_eq!(
+            note("5m").unwrap(),
+            "--since 5m: reports are of whole days of UTC; this one begins with 2026-11-27"
+        );
+        assert!(note("36h").unwrap().ends_with("begins with 2026-11-26"));
+        assert_eq!(note("7d"), None);
     }
 
     #[test]

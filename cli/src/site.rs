@@ -78,7 +78,7 @@ pub(crate) struct AddSiteOptions {
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ListSitesOptions {
     /// List only sites with this tag
-    #[arg(long, value_name = "TAG")]
+    #[arg(long, visible_alias = "tags", value_name = "TAG")]
     tag: Option<String>,
     #[command(flatten)]
     output: OutputOptions,

@@ -77,8 +77,8 @@ pub(crate) struct SiteOptions {
     /// Consecutive successes that make a region up again, 1 to 100 [default: 2]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     successes: Option<i64>,
-    /// Tag for reports and selection; may be repeated; '' removes all
-    #[arg(long = "tag", value_name = "TAG")]
+    /// Tags for reports and selection; may be repeated; '' removes all
+    #[arg(long = "tag", visible_alias = "tags", value_name = "TAG[,TAG…]", value_delimiter = ',')]
     tags: Option<Vec<String>>,
 }
 

@@ -9,6 +9,7 @@ use picket_store::{
 use crate::{
     connect::DatabaseArgs,
     error::{EXIT_NEGATIVE, Error},
+    maintenance::UNTIL_FURTHER_NOTICE,
     output::{
         OutputFormat, OutputOptions, TextTable, colour_by_status, print_coloured, status_cell, text_cell,
     },
@@ -73,7 +74,8 @@ fn doubt_line(doubt: &DoubtfulWindow) -> String {
 }
 
 fn build_table<'a>(sites: impl Iterator<Item = &'a SiteStatus>) -> TextTable {
-    let columns = ["ID", "STATUS", "LAST CHECK", "UP", "DOWN", "SILENT", "WARNINGS", "SITE", "PROBLEM"];
+    let columns =
+        ["ID", "STATUS", "LAST CHECK", "UP", "DOWN", "SILENT", "WARNINGS", "MAINTENANCE", "SITE", "REASON"];
     let mut listing =
         TextTable::new(columns, "no sites to show; add one: picket site add https://example.com")
             .align_right([0, 3, 4, 5]);
@@ -86,8 +88,9 @@ fn build_table<'a>(sites: impl Iterator<Item = &'a SiteStatus>) -> TextTable {
             text_cell(site.regions_down),
             text_cell(site.regions_silent),
             text_cell(warnings_text(site)),
+            text_cell(maintenance_text(site)),
             text_cell(&site.site),
-            text_cell(site.problem.clone()),
+            text_cell(site.problem.as_deref().or(site.unknown_reason.as_deref())),
         ]);
     }
     listing
@@ -105,6 +108,13 @@ fn warnings_text(site: &SiteStatus) -> Option<String> {
     (!site.warnings.is_empty()).then(|| site.warnings.join(","))
 }
 
+fn maintenance_text(site: &SiteStatus) -> Option<String> {
+    site.in_maintenance.then(|| match format_timestamp(site.maintenance_until.map(Into::into)) {
+        Some(until) => format!("until {until}"),
+        None => UNTIL_FURTHER_NOTICE.to_owned(),
+    })
+}
+
 #[derive(Debug, Default, PartialEq)]
 struct StatusCounts {
     up: usize,
@@ -114,6 +124,8 @@ struct StatusCounts {
     problem: usize,
     /// Sites with an open warning, whatever their status.
     warning: usize,
+    /// Sites in a maintenance window, whatever their status.
+    in_maintenance: usize,
 }
 
 impl StatusCounts {
@@ -121,6 +133,7 @@ impl StatusCounts {
         let mut counts = Self::default();
         for site in sites {
             counts.warning += usize::from(!site.warnings.is_empty());
+            counts.in_maintenance += usize::from(site.in_maintenance);
             match display_status(site) {
                 "up" => counts.up += 1,
                 "down" => counts.down += 1,
@@ -140,6 +153,7 @@ impl StatusCounts {
             ("paused", self.paused),
             ("problem", self.problem),
             ("warning", self.warning),
+            ("in maintenance", self.in_maintenance),
         ]
         .map(|(name, count)| {
             let text = format!("{count} {name}");
@@ -169,13 +183,16 @@ mod tests {
             regions_silent: 0,
             incident_id: None,
             warnings: Vec::new(),
+            in_maintenance: false,
+            maintenance_until: None,
+            unknown_reason: None,
             problem: problem.map(str::to_owned),
         }
     }
 
     #[test]
     fn an_invalid_site_counts_as_a_problem_unless_it_is_paused() {
-        let warned = SiteStatus { warnings: vec!["slow".into()], ..site("up", None) };
+        let warned = SiteStatus { warnings: vec!["slow".into()], in_maintenance: true, ..site("up", None) };
         let sites = [
             warned,
             site("unknown", Some("regex: …")),
@@ -185,7 +202,7 @@ mod tests {
 
         assert_eq!(
             StatusCounts::from_sites(&sites).summary_line(),
-            "1 up   0 down   1 unknown   1 paused   1 problem   1 warning"
+            "1 up   0 down   1 unknown   1 paused   1 problem   1 warning   1 in maintenance"
         );
     }
 }

@@ -4,12 +4,13 @@ use async_nats::Message;
 use clap::{ArgMatches, Args};
 use futures_util::StreamExt;
 use picket_proto::{
-    CheckResult, Event, Outcome, RegionName, SiteId, Timestamp, bundle, safe_text,
+    CheckKind, CheckResult, Event, Outcome, RegionName, SiteId, Timestamp, bundle, safe_text,
     subject::{self, EventSubject},
     validation::sanitize_text,
 };
 
 use crate::{
+    check::join_warnings,
     connect::{self, NatsArgs},
     error::{Error, connection_lost},
     output::{OutputFormat, OutputOptions, colour_by_status, format_ms, print_coloured},
@@ -220,8 +221,12 @@ fn format_result_row(result: &CheckResult) -> String {
     let outcome = colour_by_status(result.outcome.as_str(), format!("{:<6}", result.outcome));
     let message =
         result.message.as_deref().map(|text| format!("  {}", sanitize_text(text, 200))).unwrap_or_default();
+    let warnings = join_warnings(result)
+        .map(|kinds| format!("  {}", colour_by_status("warning", format!("(warning: {kinds})"))))
+        .unwrap_or_default();
+    let kind = if result.kind == CheckKind::Confirm { "  (confirmation)" } else { "" };
     format!(
-        "{}  {:<12}  {outcome}  {cause:<14}  {status:>3}  {total:>9} ms  {site:>7}  {}{message}\n",
+        "{}  {:<12}  {outcome}  {cause:<14}  {status:>3}  {total:>9} ms  {site:>7}  {}{message}{warnings}{kind}\n",
         &time[11..23],
         result.region.as_str(),
         sanitize_text(&result.url, 200),
@@ -269,6 +274,24 @@ mod tests {
             shown,
             "12:00:01.234  eu            down    status          503       12.3 ms        7  http://x/  503\n"
         );
+    }
+
+    #[test]
+    fn warnings_and_confirmations_are_marked_at_the_end_of_the_line() {
+        let warned = RESULT.replace(
+            r#""outcome":"down","cause":"status","message":"503""#,
+            r#""outcome":"up","warnings":["slow","certificate"]"#,
+        );
+        let confirming = RESULT.replace("scheduled\",\"region", "confirm\",\"region");
+
+        let warned = line(&[], "picket.result.eu.3", &warned).unwrap();
+        let confirming = line(&[], "picket.result.eu.3", &confirming).unwrap();
+
+        assert!(
+            warned.contains(" up ") && warned.ends_with("http://x/  (warning: slow,certificate)\n"),
+            "{warned}"
+        );
+        assert!(confirming.ends_with("http://x/  503  (confirmation)\n"), "{confirming}");
     }
 
     #[test]

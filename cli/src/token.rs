@@ -31,7 +31,7 @@ admin (tokens and settings, and all other scopes). The first token ends the open
 Examples:
   picket token create ci --scopes read,write --tags shop
   picket token create prometheus --scopes read --expires +90d
-  curl -H \"Authorization: Bearer $TOKEN\" http://127.0.0.1:8088/api/v1/me")]
+  curl -H \"Authorization: Bearer pkt_…\" http://127.0.0.1:8088/api/v1/me")]
     Create(CreateTokenOptions),
     /// List valid tokens
     List(ListTokensOptions),
@@ -46,8 +46,8 @@ pub(crate) struct CreateTokenOptions {
     /// What the token allows, separated by commas: read, write, check, admin
     #[arg(long, value_name = "SCOPE[,SCOPE…]", value_delimiter = ',', required = true, value_parser = parse_scope)]
     scopes: Vec<Scope>,
-    /// Only sites with at least one of these tags [default: all sites]
-    #[arg(long, value_name = "TAG[,TAG…]", value_delimiter = ',')]
+    /// Only sites with at least one of these tags; may be repeated [default: all sites]
+    #[arg(long, visible_alias = "tag", value_name = "TAG[,TAG…]", value_delimiter = ',')]
     tags: Option<Vec<String>>,
     /// End of the token: a time such as 2027-12-01T00:00:00Z, or '+90d' from now [default: none]
     #[arg(long, value_name = "TIME", value_parser = parse_time_arg)]

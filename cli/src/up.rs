@@ -6,12 +6,16 @@ use std::path::{Path, PathBuf};
 use clap::{ArgMatches, Args};
 use ipnet::IpNet;
 use picket_local::AppliedSites;
-use picket_proto::RegionName;
+use picket_notifier::channel::ChannelSettings;
+use picket_proto::{ChannelKind, RegionName, channel_definition::ChannelDefinition, route::RouteFields};
 use picket_runtime::{
     options::{LogOptions, NatsOptions},
     process,
 };
-use picket_store::{DatabaseOptions, Store};
+use picket_store::{
+    DatabaseOptions, Store, channels,
+    routes::{self, RoutePlace},
+};
 
 use crate::{
     apply::{self, SITES_FILE},
@@ -143,10 +147,41 @@ impl UpOptions {
 pub(crate) async fn run_up(options: UpOptions, matches: &ArgMatches) -> Result<u8, Error> {
     let config = options.to_config(matches)?;
     let apply = async |store: &Store| {
-        Ok(AppliedSites { summary: apply_sites(&options, store).await, notes: Vec::new() })
+        let summary = apply_sites(&options, store).await;
+        let notes = match &options.notify_webhook {
+            Some(url) => vec![add_webhook(store, url).await?],
+            None => Vec::new(),
+        };
+        Ok(AppliedSites { summary, notes })
     };
     let apply_settings = async |store: &Store| options.settings.apply(store).await;
     picket_local::run_system(config, apply_settings, apply).await
+}
+
+/// Name of the channel and of the route of `--notify-webhook`.
+const WEBHOOK_NAME: &str = "webhook";
+
+/// Adds the channel of `--notify-webhook` and its route, or changes the URL of an earlier one. Returns
+/// a line for the banner.
+async fn add_webhook(store: &Store, url: &str) -> Result<String, Error> {
+    let mut channel = ChannelDefinition::new(WEBHOOK_NAME, ChannelKind::Webhook);
+    channel.settings.insert("url".to_owned(), url.into());
+    ChannelSettings::parse(channel.kind, &channel.settings.clone().into())?;
+    match channels::find_channel(store, WEBHOOK_NAME).await? {
+        Some(_) => drop(channels::update_channel(store, &channel, None).await?),
+        None => channels::add_channel(store, &channel).await?,
+    }
+    if routes::find_route(store, WEBHOOK_NAME).await?.is_none() {
+        let fields = RouteFields {
+            name: Some(WEBHOOK_NAME.to_owned()),
+            channels: vec![WEBHOOK_NAME.to_owned()],
+            ..RouteFields::default()
+        };
+        routes::add_route(store, &fields.into_definition(0)?, RoutePlace::Last).await?;
+    }
+    Ok(format!(
+        "every incident is told to the channel '{WEBHOOK_NAME}'; try it with: picket channel test {WEBHOOK_NAME}"
+    ))
 }
 
 /// Applies `sites.yaml`. A refused file is reported as a warning and does not stop the start.

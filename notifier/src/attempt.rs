@@ -25,6 +25,11 @@ impl Attempt {
         // A part of a secret is not found any more, so the text is shortened last.
         Self { outcome, status, message: sanitize_text(&redact(text), Self::MAX_MESSAGE_BYTES) }
     }
+
+    /// True if the receiver has the message.
+    pub fn is_delivered(&self) -> bool {
+        matches!(self.outcome, AttemptOutcome::Delivered { .. })
+    }
 }
 
 /// What follows from the end of an attempt.
@@ -55,4 +60,11 @@ pub enum AttemptOutcome {
         /// Settings that replace those of the channel, by name.
         settings: Value,
     },
+}
+
+impl AttemptOutcome {
+    /// Another attempt may succeed, and needs nothing of this one.
+    pub fn retry(retry_after: Option<Duration>, is_channel_failing: bool) -> Self {
+        Self::Retry { retry_after, is_channel_failing, receiver_ref: None }
+    }
 }

@@ -1,13 +1,114 @@
-//! Stub.
-use picket_proto::{ChannelKind, ValidationError};
+//! Channels: their settings, and what each makes of a message.
+//!
+//! A receiver renders requests and reads answers, without any I/O; [`Sender`](crate::sender::Sender)
+//! sends them.
+
+mod alertmanager;
+mod discord;
+mod googlechat;
+mod gotify;
+mod matrix;
+mod ntfy;
+mod opsgenie;
+mod pagerduty;
+mod pushover;
+mod receiver;
+mod settings;
+mod slack;
+mod teams;
+mod telegram;
+mod twilio;
+mod watchdog;
+mod webhook;
+
+use std::{sync::Arc, time::Duration};
+
+use picket_proto::{ChannelKind, ValidationError, nested_object::decode_object};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::time::Duration;
-pub struct ChannelSettings;
+
+pub(crate) use self::receiver::{HttpRequest, Keys, Receiver, Unsendable};
+pub(crate) use self::{settings::TransportSettings, watchdog::WatchdogSettings};
+
+/// Settings of a channel, checked.
+#[derive(Clone, Debug)]
+pub struct ChannelSettings {
+    kind: ChannelKind,
+    pub(crate) transport: TransportSettings,
+    pub(crate) receiver: Arc<dyn Receiver>,
+}
+
 impl ChannelSettings {
-    pub fn parse(_k: ChannelKind, _v: &Value) -> Result<Self, ValidationError> {
-        Ok(Self)
+    /// Decodes and checks the settings of a channel of this kind.
+    ///
+    /// # Errors
+    /// Names the setting that is wrong. No value is repeated that may be a secret.
+    pub fn parse(kind: ChannelKind, value: &Value) -> Result<Self, ValidationError> {
+        let (transport, own) = TransportSettings::split(value)?;
+        let receiver: Arc<dyn Receiver> = match kind {
+            ChannelKind::Webhook => decode::<webhook::WebhookSettings>(own)?,
+            ChannelKind::Slack => decode::<slack::SlackSettings>(own)?,
+            ChannelKind::Discord => decode::<discord::DiscordSettings>(own)?,
+            ChannelKind::Teams => decode::<teams::TeamsSettings>(own)?,
+            ChannelKind::Telegram => decode::<telegram::TelegramSettings>(own)?,
+            ChannelKind::Pagerduty => decode::<pagerduty::PagerdutySettings>(own)?,
+            ChannelKind::Alertmanager => decode::<alertmanager::AlertmanagerSettings>(own)?,
+            ChannelKind::Ntfy => decode::<ntfy::NtfySettings>(own)?,
+            ChannelKind::Opsgenie => decode::<opsgenie::OpsgenieSettings>(own)?,
+            ChannelKind::Pushover => decode::<pushover::PushoverSettings>(own)?,
+            ChannelKind::Matrix => decode::<matrix::MatrixSettings>(own)?,
+            ChannelKind::Googlechat => decode::<googlechat::GooglechatSettings>(own)?,
+            ChannelKind::Gotify => decode::<gotify::GotifySettings>(own)?,
+            ChannelKind::Twilio => decode::<twilio::TwilioSettings>(own)?,
+            ChannelKind::Watchdog => decode::<WatchdogSettings>(own)?,
+            // Neither speaks HTTP.
+            ChannelKind::Email | ChannelKind::Exec => {
+                return Err(ValidationError::new("kind", kind, "a kind whose receiver speaks HTTP"));
+            }
+        };
+        Ok(Self { kind, transport, receiver })
+    }
+
+    /// What the channel speaks.
+    pub fn kind(&self) -> ChannelKind {
+        self.kind
     }
 }
-pub fn default_pace(_k: ChannelKind) -> Duration {
-    Duration::ZERO
+
+/// Decodes the settings of a kind, checks them, and forgets the kind's type.
+fn decode<T: Receiver + DeserializeOwned + 'static>(
+    own: Value,
+) -> Result<Arc<dyn Receiver>, ValidationError> {
+    let settings: T = decode_object(settings::FIELD, &own)?;
+    settings.check()?;
+    Ok(Arc::new(settings))
 }
+
+/// Time between two messages of a channel of this kind, unless the channel says otherwise: what
+/// the service tolerates for long.
+pub fn default_pace(kind: ChannelKind) -> Duration {
+    Duration::from_millis(match kind {
+        ChannelKind::Webhook
+        | ChannelKind::Alertmanager
+        | ChannelKind::Pagerduty
+        | ChannelKind::Opsgenie
+        | ChannelKind::Exec
+        | ChannelKind::Watchdog => 0,
+        ChannelKind::Gotify => 200,
+        ChannelKind::Slack
+        | ChannelKind::Teams
+        | ChannelKind::Email
+        | ChannelKind::Ntfy
+        | ChannelKind::Pushover
+        | ChannelKind::Matrix
+        | ChannelKind::Googlechat
+        | ChannelKind::Twilio => 1_000,
+        // 30 messages a minute.
+        ChannelKind::Discord => 2_000,
+        // 20 messages a minute in a group.
+        ChannelKind::Telegram => 3_000,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -17,16 +17,16 @@ use crate::{
 pub(crate) const SHOWN_ITEMS: usize = 20;
 
 /// What composition needs besides the decision.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Context {
+#[derive(Clone, Debug)]
+pub(crate) struct Context<'a> {
     /// The database's clock.
     pub(crate) now: Timestamp,
     /// Distinguishes this installation in keys that receivers keep.
-    pub(crate) installation: Option<InstallationId>,
+    pub(crate) installation: InstallationId,
     /// URL of the web UI without a slash at its end.
     pub(crate) public_url: Option<String>,
     /// Measurements by incident.
-    pub(crate) details: HashMap<i64, OutageDetails>,
+    pub(crate) details: &'a HashMap<i64, OutageDetails>,
     /// First message about the same subject, and what the receiver gave for it.
     pub(crate) thread: Option<(Uuid, Option<Value>)>,
     /// True if the end of an earlier attempt is unknown.
@@ -41,7 +41,7 @@ pub(crate) fn list_shown_incidents(outgoing: &PlannedMessage<'_>) -> Vec<i64> {
 }
 
 /// Composes the message.
-pub(crate) fn compose(outgoing: &PlannedMessage<'_>, context: &Context) -> Message {
+pub(crate) fn compose(outgoing: &PlannedMessage<'_>, context: &Context<'_>) -> Message {
     let told = order_told(outgoing);
     let mut items: Vec<Item> = told.iter().map(|told| build_item(told, context)).collect();
     let is_digest = items.len() > SHOWN_ITEMS || outgoing.purpose == Purpose::Digest;
@@ -100,7 +100,7 @@ fn payload_number<T: TryFrom<i64>>(payload: &Value, field: &str) -> Option<T> {
     payload.get(field).and_then(Value::as_i64).and_then(|number| number.try_into().ok())
 }
 
-fn build_item(told: &PlannedItem<'_>, context: &Context) -> Item {
+fn build_item(told: &PlannedItem<'_>, context: &Context<'_>) -> Item {
     let payload = &told.notice.payload.0;
     let text = |field| payload_text(payload, field).map(str::to_owned);
     let recorded = Timestamp::from(told.notice.recorded_at);
@@ -148,7 +148,7 @@ fn build_item(told: &PlannedItem<'_>, context: &Context) -> Item {
     }
 }
 
-fn build_link(notice: &LaneNotice, context: &Context) -> Option<String> {
+fn build_link(notice: &LaneNotice, context: &Context<'_>) -> Option<String> {
     let url = context.public_url.as_ref()?;
     Some(match (notice.incident_id, notice.site_id, notice.event.split('.').next()) {
         (Some(incident), ..) => format!("{url}/incidents/{incident}"),
@@ -275,9 +275,12 @@ fn quote_csv(field: &str) -> String {
 }
 
 /// A message about an event as it was recorded, to repeat it to a program that forgets.
-pub(crate) fn compose_repetition(event: &FiringEvent, context: &Context) -> Message {
+pub(crate) fn compose_repetition(
+    event: &FiringEvent,
+    installation: InstallationId,
+    now: Timestamp,
+) -> Message {
     let name = payload_text(&event.payload, "site").unwrap_or(&event.subject).to_owned();
-    let installation = context.installation.map(|id| id.to_string()).unwrap_or_default();
     Message {
         id: Uuid::now_v7(),
         purpose: Purpose::Alert,
@@ -291,7 +294,7 @@ pub(crate) fn compose_repetition(event: &FiringEvent, context: &Context) -> Mess
         hidden_items: 0,
         csv: None,
         counts: Counts::default(),
-        composed_at: context.now,
+        composed_at: now,
         link: payload_text(&event.payload, "link").map(str::to_owned),
         is_repeat: false,
         thread: None,
@@ -308,7 +311,7 @@ pub(crate) fn compose_repetition(event: &FiringEvent, context: &Context) -> Mess
 }
 
 /// The event for programs: its payload with what is known only now.
-fn build_event(told: &PlannedItem<'_>, context: &Context) -> ProgramEvent {
+fn build_event(told: &PlannedItem<'_>, context: &Context<'_>) -> ProgramEvent {
     let notice = told.notice;
     let mut data = notice.payload.0.clone();
     let details = notice.incident_id.and_then(|id| context.details.get(&id));
@@ -321,7 +324,7 @@ fn build_event(told: &PlannedItem<'_>, context: &Context) -> ProgramEvent {
             fields.insert("link".to_owned(), json!(link));
         }
     }
-    let installation = context.installation.map(|id| id.to_string()).unwrap_or_default();
+    let installation = context.installation;
     ProgramEvent {
         name: notice.event.clone(),
         at: notice.recorded_at.into(),
@@ -373,12 +376,17 @@ mod tests {
         }
     }
 
-    fn context() -> Context {
+    fn context() -> Context<'static> {
+        static DETAILS: std::sync::LazyLock<HashMap<i64, OutageDetails>> =
+            std::sync::LazyLock::new(HashMap::new);
         Context {
             now: "2025-11-27T12:10:00Z".parse().unwrap(),
             public_url: Some("https://picket.example".to_owned()),
-            installation: Some(Uuid::nil().into()),
-            ..Context::default()
+            installation: Uuid::nil().into(),
+            details: &DETAILS,
+            thread: None,
+            is_repeat: false,
+            receiver_ref: None,
         }
     }
 

@@ -1,6 +1,6 @@
 //! Events on the bus wake the planner. What they say is read from the database.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_nats::jetstream::{
     consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull},
@@ -11,10 +11,10 @@ use picket_proto::subject;
 use picket_runtime::{Backoff, Bus, ErrorChain};
 use picket_store::{Store, lanes};
 use time::OffsetDateTime;
-use tokio::time::sleep;
+use tokio::{sync::Notify, time::sleep};
 use tracing::{debug, info};
 
-use crate::{metrics::Metrics, pipeline::Wakers};
+use crate::metrics::Metrics;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -26,6 +26,13 @@ const ACK_WAIT: Duration = Duration::from_secs(30);
 const MAX_EVENTS: usize = 500;
 /// Waiting time of a request at the server.
 const REQUEST_EXPIRY: Duration = Duration::from_secs(5);
+
+/// Wakes the loops: something may be unplanned, or due.
+#[derive(Clone, Default)]
+pub(crate) struct Wakers {
+    pub(crate) plan: Arc<Notify>,
+    pub(crate) deliver: Arc<Notify>,
+}
 
 /// Consumer shared by all notifiers. It begins with new events: a new installation of notifiers tells
 /// nothing of the past.
@@ -76,9 +83,11 @@ async fn pull_events(
             kept.insert(made)
         }
     };
+    let mut is_idle = true;
     let mut batch = consumer.batch().max_messages(MAX_EVENTS).expires(REQUEST_EXPIRY).messages().await?;
     while let Some(message) = batch.next().await {
         let message = message?;
+        is_idle = false;
         if let Ok(info) = message.info() {
             let age = (OffsetDateTime::now_utc() - info.published).as_seconds_f64();
             metrics.consumer_lag_seconds.set(age.max(0.0));
@@ -88,6 +97,9 @@ async fn pull_events(
             wakers.deliver.notify_one();
         }
         message.ack_with(AckKind::Ack).await?;
+    }
+    if is_idle {
+        metrics.consumer_lag_seconds.set(0.0);
     }
     Ok(())
 }

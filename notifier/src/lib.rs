@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 mod aftermath;
+mod answer;
 pub mod attempt;
 pub mod channel;
 mod compose;
@@ -21,6 +22,7 @@ mod pipeline;
 mod samples;
 pub mod sender;
 pub mod text;
+mod transport;
 mod worker;
 
 use std::sync::Arc;

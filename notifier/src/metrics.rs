@@ -69,7 +69,7 @@ impl Metrics {
                 .add_metric("channel_failing", "1 if the channel counts as failing, else 0"),
             consumer_lag_seconds: registry.add_metric(
                 "consumer_lag_seconds",
-                "Age of the newest event when it arrived; events only wake",
+                "Age of the last event when it arrived, 0 while none waits; events only wake",
             ),
             unknown_ends: registry.add_metric(
                 "unknown_ends",

@@ -9,12 +9,7 @@ use picket_store::lanes::{self, PingedChannel};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, warn};
 
-use crate::{
-    attempt::AttemptOutcome,
-    channel::ChannelSettings,
-    compose::{Context, compose_repetition},
-    worker::Worker,
-};
+use crate::{attempt::AttemptOutcome, channel::ChannelSettings, compose::compose_repetition, worker::Worker};
 
 /// Time between two looks for channels that are due.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
@@ -88,11 +83,8 @@ async fn repeat_firing(
         return Ok(None);
     }
     let shared = worker.settings.current();
-    let context = Context {
-        now: Timestamp::from(time::OffsetDateTime::now_utc()),
-        installation: Some(shared.installation_id),
-        ..Context::default()
-    };
-    let messages: Vec<_> = events.iter().map(|event| compose_repetition(event, &context)).collect();
+    let now = Timestamp::from(time::OffsetDateTime::now_utc());
+    let messages: Vec<_> =
+        events.iter().map(|event| compose_repetition(event, shared.installation_id, now)).collect();
     Ok(Some(worker.sender.send_batch(settings, &messages).await))
 }

@@ -6,14 +6,17 @@ use picket_runtime::{Bus, ErrorChain, Pipeline, ReadinessCheck, secrets::Secrets
 use picket_store::lanes;
 use ractor::{ActorCell, SpawnErr};
 use tokio::{
-    sync::{Notify, Semaphore},
+    sync::Semaphore,
     time::{MissedTickBehavior, interval, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
 use crate::{
-    Config, events, pings,
+    Config,
+    events::{self, Wakers},
+    metrics::ChannelLabel,
+    pings,
     worker::{LEASE_TIME, Worker},
 };
 
@@ -34,13 +37,6 @@ pub(crate) struct NotifierPipeline {
 pub(crate) struct NotifierTasks {
     stop: CancellationToken,
     deliveries: TaskTracker,
-}
-
-/// Wakes the loops: something may be unplanned, or due.
-#[derive(Clone, Default)]
-pub(crate) struct Wakers {
-    pub(crate) plan: Arc<Notify>,
-    pub(crate) deliver: Arc<Notify>,
 }
 
 impl Pipeline for NotifierPipeline {
@@ -103,7 +99,9 @@ async fn plan_regularly(worker: Worker, database: ReadinessCheck, wakers: Wakers
     }
 }
 
-/// Leases lanes in which there is something to do, as many at a time as there are permits.
+/// Leases lanes in which there is something to do, as many at a time as there are permits. A channel has
+/// at most a quarter of them, and all channels that fail half, so that hanging receivers hold up no
+/// other.
 async fn deliver_regularly(
     worker: Worker,
     concurrency: usize,
@@ -112,18 +110,23 @@ async fn deliver_regularly(
     stop: CancellationToken,
 ) {
     let permits = Arc::new(Semaphore::new(concurrency));
+    let failing_permits = Arc::new(Semaphore::new((concurrency / 2).max(1)));
+    let most_lanes = i32::try_from((concurrency / 4).max(1)).unwrap_or(i32::MAX);
     loop {
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
         if stop.is_cancelled() {
             // The drain ends this task.
             return std::future::pending().await;
         }
-        match lanes::claim_lane(&worker.store, &worker.name, LEASE_TIME).await {
+        let failing_permit = failing_permits.clone().try_acquire_owned().ok();
+        let with_failing = failing_permit.is_some();
+        match lanes::claim_lane(&worker.store, &worker.name, LEASE_TIME, most_lanes, with_failing).await {
             Ok(Some(lane)) => {
                 let (worker, deliver) = (worker.clone(), wakers.deliver.clone());
+                let failing_permit = failing_permit.filter(|_| lane.is_failing);
                 deliveries.spawn(async move {
                     worker.work_lane(&lane).await;
-                    drop(permit);
+                    drop((permit, failing_permit));
                     deliver.notify_one();
                 });
             }
@@ -146,21 +149,24 @@ async fn show_life(worker: Worker) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let marked = lanes::mark_notifier(&worker.store, &worker.name, env!("CARGO_PKG_VERSION")).await;
-        let backlog = match marked {
-            Ok(()) => lanes::read_backlog(&worker.store).await,
-            Err(error) => Err(error),
-        };
-        match backlog {
-            Ok(backlog) => {
-                worker.metrics.waiting.set(backlog.waiting);
-                worker.metrics.oldest_waiting_seconds.set(backlog.oldest_seconds.unwrap_or(0.0));
-                worker.metrics.unplanned.set(backlog.unplanned);
-            }
-            Err(error) => {
-                worker.metrics.database_errors.inc();
-                debug!(error = %ErrorChain(&error), "could not show a sign of life");
-            }
+        if let Err(error) = show_life_once(&worker).await {
+            worker.metrics.database_errors.inc();
+            debug!(error = %ErrorChain(&error), "could not show a sign of life");
         }
     }
+}
+
+async fn show_life_once(worker: &Worker) -> Result<(), picket_store::Error> {
+    lanes::mark_notifier(&worker.store, &worker.name, env!("CARGO_PKG_VERSION")).await?;
+    let backlog = lanes::read_backlog(&worker.store).await?;
+    worker.metrics.waiting.set(backlog.waiting);
+    worker.metrics.oldest_waiting_seconds.set(backlog.oldest_seconds.unwrap_or(0.0));
+    worker.metrics.unplanned.set(backlog.unplanned);
+    let channels = lanes::list_channel_failures(&worker.store).await?;
+    // Whichever notifier works for a channel, all show the same; a removed channel is shown no more.
+    worker.metrics.channel_failing.clear();
+    for (channel, is_failing) in channels {
+        worker.metrics.channel_failing.get_or_create(&ChannelLabel { channel }).set(is_failing.into());
+    }
+    Ok(())
 }

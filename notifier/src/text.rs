@@ -10,12 +10,9 @@ use picket_proto::{Timestamp, duration::describe_duration, validation::sanitize_
 
 pub use self::{
     markup::{Html, Markup, Plain},
-    words::{
-        describe_count, describe_counts, describe_item, describe_more, describe_phases, describe_regions,
-        format_time,
-    },
+    words::{describe_count, describe_counts, describe_item, describe_more, describe_phases, describe_regions, format_time},
 };
-use crate::message::{Item, Message, Purpose};
+use crate::message::{Item, Message, Purpose, Severity, Verdict};
 
 /// Maximum length of a title, of a note and of the value of a line, in bytes before escaping.
 const MAX_VALUE_BYTES: usize = 300;
@@ -77,17 +74,24 @@ pub fn note_lines(message: &Message) -> Vec<String> {
     notes.chain(message.is_repeat.then(|| REPEAT_NOTE.to_owned())).collect()
 }
 
+/// True if a channel mentions people in `message` where its settings ask for that: something is
+/// down, and this is no test.
+pub fn deserves_mention(message: &Message) -> bool {
+    message.severity == Severity::Critical && message.purpose != Purpose::Test
+}
+
 impl Layout {
     /// Lays out `message`.
     pub fn new(message: &Message, markup: &impl Markup) -> Self {
         let is_alone = message.items.len() == 1 && message.hidden_items == 0;
         let items = message.items.iter().take(MAX_ITEMS);
+        let text = |value: &str| markup.escape(&sanitize_text(value, MAX_VALUE_BYTES));
         Self {
             title: markup.escape(&title_line(message)),
             notes: note_lines(message).iter().map(|note| markup.escape(note)).collect(),
             items: items
                 .map(|item| ItemText {
-                    heading: (!is_alone).then(|| markup.bold(&markup.escape(&describe_item(item)))),
+                    heading: (!is_alone).then(|| markup.bold(&text(&describe_item(item)))),
                     lines: item_lines(item, markup),
                 })
                 .collect(),
@@ -161,6 +165,24 @@ pub fn cut_text(text: &str, cap: usize, measure: &impl Fn(&str) -> usize) -> Str
     fitting.checked_sub(1).map(|last| with_mark(ends[last])).unwrap_or_default()
 }
 
+/// `text` in parts of whole lines, each at most `cap` long by `measure`.
+pub fn split_lines(text: &str, cap: usize, measure: impl Fn(&str) -> usize) -> Vec<String> {
+    let mut parts: Vec<String> = Vec::new();
+    for line in text.lines() {
+        let longer = parts.last().map(|part| format!("{part}\n{line}"));
+        match longer.filter(|part| measure(part) <= cap) {
+            Some(longer) => drop(parts.pop().map(|_| parts.push(longer))),
+            None => parts.push(cut_text(line, cap, &measure)),
+        }
+    }
+    parts
+}
+
+/// Length of `text` in the units of JavaScript and of Telegram.
+pub fn count_utf16(text: &str) -> usize {
+    text.encode_utf16().count()
+}
+
 fn item_lines(item: &Item, markup: &impl Markup) -> Vec<Line> {
     let mut lines = Vec::new();
     let mut add = |label: &'static str, value: Option<String>| {
@@ -171,9 +193,13 @@ fn item_lines(item: &Item, markup: &impl Markup) -> Vec<Line> {
     add("Address", item.url.as_deref().map(|url| link_or_text(url, url, markup)));
     add("Cause", describe_cause(item).as_deref().map(text));
     add("Regions", describe_regions(item).as_deref().map(text));
-    match item.closed_at {
-        Some(closed_at) => add("Down", Some(describe_span(item, item.opened_at, closed_at, markup))),
-        None => add("Since", Some(describe_start(item, markup))),
+    match (item.verdict, item.closed_at) {
+        (Verdict::Test, _) => {}
+        (Verdict::Up | Verdict::WasDown | Verdict::Unwatched, Some(closed_at)) => {
+            add("Down", Some(describe_span(item, closed_at, markup)));
+        }
+        (_, Some(closed_at)) => add("Lasted", Some(describe_span(item, closed_at, markup))),
+        (_, None) => add("Since", Some(describe_start(item, markup))),
     }
     add("HTTP status", item.http_status.map(|status| status.to_string()));
     add("Failed checks", item.failed_checks.map(|count| count.to_string()));
@@ -203,9 +229,9 @@ fn describe_start(item: &Item, markup: &impl Markup) -> String {
     }
 }
 
-fn describe_span(item: &Item, from: Timestamp, to: Timestamp, markup: &impl Markup) -> String {
+fn describe_span(item: &Item, to: Timestamp, markup: &impl Markup) -> String {
     let duration = markup.escape(&describe_duration(item.duration));
-    format!("{} to {}, {duration}", markup.time(from), markup.time(to))
+    format!("{} to {}, {duration}", markup.time(item.opened_at), markup.time(to))
 }
 
 /// A link if `url` can be one; otherwise a text.

@@ -4,7 +4,7 @@
 //! the next holder of the lane. A message is sent twice only if its end could not be written, and
 //! then says so.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use picket_proto::{Audience, ChannelKind, Timestamp};
 use picket_runtime::ErrorChain;
@@ -12,7 +12,7 @@ use picket_store::{
     Store,
     lanes::{
         self, AttemptStart, ChannelChange, Lane, LaneContents, LaneWork, NoticeChange, NoticeState,
-        NotificationChange,
+        NotificationChange, OutageDetails,
     },
     settings::SharedSettings,
 };
@@ -27,14 +27,14 @@ use crate::{
     compose::{Context, compose, list_shown_incidents},
     decide::{Decision, PlannedMessage, decide},
     message::{Item, Message, ProgramEvent, Purpose, Severity, Verdict},
-    metrics::{ChannelLabel, Metrics, OutcomeLabels, ReasonLabel},
+    metrics::{Metrics, OutcomeLabels, ReasonLabel},
     sender::Sender,
 };
 
 /// Time for which a lane is leased, renewed by each write; longer than an attempt takes.
 pub(crate) const LEASE_TIME: Duration = Duration::from_secs(30);
 /// Maximum time of an attempt, whatever the channel's own timeout is.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(25);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(27);
 /// Messages after which a lane is given back, so that others have their turn.
 const MAX_MESSAGES: usize = 200;
 /// Time until a channel is looked at again whose settings this build does not understand.
@@ -87,8 +87,6 @@ impl Worker {
 
     async fn work_once(&self, lane: &Lane) -> Result<Progress, picket_store::Error> {
         let Some(contents) = lanes::load_lane(&self.store, lane).await? else { return Ok(Progress::Done) };
-        let label = ChannelLabel { channel: lane.channel.clone() };
-        self.metrics.channel_failing.get_or_create(&label).set(contents.channel.is_failing.into());
         let usable = match read_settings(&contents) {
             Ok(usable) => usable,
             Err(why) => return self.put_off_channel(lane, &contents, why).await,
@@ -125,8 +123,15 @@ impl Worker {
         if contents.channel.problem.is_some() {
             return self.fail_all(lane, &planned).await;
         }
+        let incidents: Vec<i64> = planned.iter().flat_map(list_shown_incidents).collect();
+        let details = match incidents.is_empty() {
+            true => Vec::new(),
+            false => lanes::read_outage_details(&self.store, &incidents).await?,
+        };
+        let details: HashMap<i64, OutageDetails> =
+            details.into_iter().map(|details| (details.incident_id, details)).collect();
         for plan in &planned {
-            let message = self.compose_message(lane, &contents, plan).await?;
+            let message = self.compose_message(lane, &contents, plan, &details).await?;
             let keys = plan.told.iter().flat_map(|told| &told.keys);
             let changes = keys.map(|key| NoticeChange::attempt(key, plan.id)).collect();
             match self.attempt(lane, &contents, *kind, settings, plan, message, changes).await? {
@@ -189,14 +194,13 @@ impl Worker {
         lane: &Lane,
         contents: &LaneContents,
         outgoing: &PlannedMessage<'_>,
+        details: &HashMap<i64, OutageDetails>,
     ) -> Result<Message, picket_store::Error> {
-        let incidents = list_shown_incidents(outgoing);
-        let details = match incidents.is_empty() {
-            true => Vec::new(),
-            false => lanes::read_outage_details(&self.store, &incidents).await?,
-        };
+        // Programs have keys of their own in place of threads.
         let thread = match outgoing.told.as_slice() {
-            [told] => lanes::find_thread(&self.store, &lane.channel, &told.notice.subject).await?,
+            [told] if !outgoing.is_single => {
+                lanes::find_thread(&self.store, &lane.channel, &told.notice.subject).await?
+            }
             _ => None,
         };
         let earlier = contents.messages.get(&outgoing.id);
@@ -207,9 +211,9 @@ impl Worker {
         let settings = self.settings.current();
         let context = Context {
             now: contents.now,
-            installation: Some(settings.installation_id),
+            installation: settings.installation_id,
             public_url: settings.public_url.as_ref().map(|url| url.trim_end_matches('/').to_owned()),
-            details: details.into_iter().map(|details| (details.incident_id, details)).collect(),
+            details,
             thread,
             is_repeat,
             receiver_ref: earlier

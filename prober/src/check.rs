@@ -1,7 +1,6 @@
 //! Single check: fresh connection, timed phases, address policy on each hop, and the judgement of
 //! the response.
 
-mod address_policy;
 mod assertions;
 mod body;
 mod body_match;
@@ -19,7 +18,6 @@ mod finding;
 mod gateway;
 mod https_client;
 mod inbound;
-mod network_scope;
 mod oauth;
 mod observation;
 mod os_error;
@@ -38,7 +36,7 @@ mod tracked_pattern;
 use std::sync::Arc;
 
 use picket_proto::{Cause, Check, Outcome};
-use picket_runtime::{Secrets, clock};
+use picket_runtime::{AddressPolicy, Secrets, clock, tls_roots::load_roots};
 use reqwest::{
     Client, Method, Response, StatusCode,
     header::{HeaderValue, LOCATION},
@@ -47,7 +45,6 @@ use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use self::{
-    address_policy::AddressPolicy,
     assertions::ExplainedCheck,
     body::BodyReader,
     body_match::{
@@ -71,10 +68,11 @@ pub use self::{
     assertions::apply_must_fail,
     finding::EXPLANATION_KEY,
     observation::Observation,
-    resolver::Lookup,
     settings::{CheckLimits, ClientOptions, Error},
 };
-pub(crate) use self::{assertions::expects_failure, credentials::Credentials, network_scope::NetworkScope};
+pub use picket_runtime::name_lookup::Lookup;
+
+pub(crate) use self::{assertions::expects_failure, credentials::Credentials};
 
 /// Performs checks. Clones share all state.
 #[derive(Clone)]
@@ -125,7 +123,7 @@ impl Checker {
             asking.name_servers,
             asking.running_lookups,
         ));
-        let roots = Arc::new(tls::load_roots(limits.ca_file.as_deref())?);
+        let roots = Arc::new(load_roots(limits.ca_file.as_deref(), "PICKET_CA_FILE")?);
         // A flow-control window above the body limit would only buffer bytes that are never read.
         let window = u32::try_from(limits.max_body_bytes).unwrap_or(u32::MAX).clamp(64 << 10, 1 << 20);
         let build_client =

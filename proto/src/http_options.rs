@@ -8,8 +8,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::auth::check_secret_name;
-pub use self::connection::ConnectTarget;
+pub use self::{auth::check_secret_name, connection::ConnectTarget};
 use crate::ValidationError;
 
 /// The column `options` of a site, and the field of a request. Every field is optional.

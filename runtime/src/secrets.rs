@@ -243,15 +243,22 @@ impl Secrets {
     ) -> Result<SecretValue, SecretUnavailable> {
         let snapshot = self.snapshot();
         let secret = snapshot.secrets.get(name).ok_or_else(|| self.unknown(EntryKind::Secret, name))?;
-        if !secret.hosts.iter().any(|rule| rule.allows_url(url)) {
-            let host = url.host_str().unwrap_or_default();
-            let port = url.port_or_known_default().unwrap_or_default();
-            return Err(SecretUnavailable::HostNotListed(name.to_owned(), format!("{host}:{port}")));
-        }
-        match (url.scheme() == "https" && is_verified) || secret.insecure {
-            true => Ok(secret.value.clone()),
-            false => Err(SecretUnavailable::Insecure(name.to_owned())),
-        }
+        secret.check_destination(name, url, is_verified)?;
+        Ok(secret.value.clone())
+    }
+
+    /// The URL that is the value of secret `name`, if it may be requested: its own host is among
+    /// the hosts of the secret. The certificate of an https server will be verified.
+    ///
+    /// # Errors
+    /// If the name is unknown, the value is no URL, or its host is not listed.
+    pub fn url_for(&self, name: &str) -> Result<Url, SecretUnavailable> {
+        let snapshot = self.snapshot();
+        let secret = snapshot.secrets.get(name).ok_or_else(|| self.unknown(EntryKind::Secret, name))?;
+        let why = || SecretUnavailable::Unusable(name.to_owned(), "it is no http or https URL".to_owned());
+        let url = loaded::parse_web_url(&secret.value).ok_or_else(why)?;
+        secret.check_destination(name, &url, true)?;
+        Ok(url)
     }
 
     /// Name of a secret with this value that may be sent to `url`, one that is not insecure if

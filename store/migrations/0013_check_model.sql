@@ -199,7 +199,7 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON FUNCTION picket.grant_roles IS
-    'Grants picket_coordinator, picket_sink, picket_api and picket_report, as far as they exist, the rights that each needs, and PUBLIC none';
+    'Grants each of Picket''s roles that exists the rights that it needs, and PUBLIC none';
 
 -- Sites whose URL has another scheme: none of them is valid yet, so these are few.
 UPDATE picket.sites SET type = picket.site_type(url) WHERE url !~ '^https?:' AND picket.site_type(url) <> 'http';

@@ -28,7 +28,10 @@ CREATE TABLE picket.warnings (
 -- At most one open warning of a kind a site, whichever process decides and however many do at once.
 CREATE UNIQUE INDEX warnings_open ON picket.warnings (site_id, kind) WHERE closed_at IS NULL;
 CREATE INDEX warnings_site ON picket.warnings (site_id, opened_at);
-CREATE INDEX warnings_opened_at ON picket.warnings (opened_at);
+-- For pages of warnings: the newest ones, those that are open, and those that closed since a time.
+CREATE INDEX warnings_opened_at ON picket.warnings (opened_at, warning_id);
+CREATE INDEX warnings_open_newest ON picket.warnings (opened_at, warning_id) WHERE closed_at IS NULL;
+CREATE INDEX warnings_closed_at ON picket.warnings (closed_at);
 
 -- State of the warnings that are open or may open. Others have no row, so that a batch without
 -- warnings finds nothing here. The row is also the lock under which a warning is decided. Apart from

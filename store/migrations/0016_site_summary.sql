@@ -80,7 +80,11 @@ CREATE TABLE picket.schedule_counts (region_id smallint NOT NULL, schedules bigi
 CREATE TABLE picket.site_summary_state (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     hours_through timestamptz NOT NULL,
-    window_days integer[] NOT NULL
+    window_days integer[] NOT NULL,
+    -- Sums over all rows of site_statistics, written by the holder of the rollups' lock as those are.
+    up_24h bigint NOT NULL DEFAULT 0,
+    down_24h bigint NOT NULL DEFAULT 0,
+    checks_24h bigint NOT NULL DEFAULT 0
 );
 
 -- Sites whose condition must be read again at due_at, and of those with `statistics` also the
@@ -125,6 +129,13 @@ CREATE INDEX site_texts_ngrams ON picket.site_texts USING gin (picket.ngrams(sea
 -- With two tags a site this takes a second for a million sites, in which sites cannot be changed.
 CREATE INDEX sites_tags ON picket.sites USING gin (tags);
 
+-- For pages of incidents: the newest ones, those that are open, and those that closed since a time. The
+-- first replaces an index of the time alone, which does not give the order of a page.
+DROP INDEX picket.incidents_opened_at;
+CREATE INDEX incidents_newest ON picket.incidents (opened_at, incident_id);
+CREATE INDEX incidents_open_newest ON picket.incidents (opened_at, incident_id) WHERE closed_at IS NULL;
+CREATE INDEX incidents_closed_at ON picket.incidents (closed_at);
+
 -- The order of the list of certificates, and schedules whose certificates are not rolled up yet.
 CREATE INDEX certificates_expires_at ON picket.certificates (expires_at, site_id);
 CREATE INDEX schedules_begun ON picket.schedules (valid_from) WHERE valid_to IS NULL;
@@ -145,11 +156,63 @@ COMMENT ON VIEW picket.site_summary IS 'One row for each site: its state, kept b
 COMMENT ON COLUMN picket.site_summary.state IS
     'down (an incident is open, or the site fails in maintenance), unknown (no region reports), problem (it cannot be checked), up or paused';
 COMMENT ON COLUMN picket.site_summary.state_since IS
-    'down: opening of the incident; up: closing of the last one, or the first schedule; paused and problem: end of the last schedule; unknown: when it was noticed';
+    'down: opening of the incident, or the first failure in maintenance; up: closing of the last one, or the first schedule; paused and problem: end of the last schedule; unknown: when it was noticed';
 COMMENT ON COLUMN picket.site_summary.days IS
     'A letter a day for 365 days, the last for days_through: u up, p partly down, d down, m failed in maintenance only, g up with gaps, x missed, s suspended, - no data';
 
 -- Conditions: the present state.
+
+-- A site that fails in maintenance is down since its first failure, and not since its last incident.
+CREATE OR REPLACE VIEW report.site_status AS
+SELECT
+    site.id AS site_id,
+    coalesce(site.name, site.url) AS site,
+    site.url,
+    CASE
+        WHEN NOT site.enabled THEN 'paused'
+        WHEN incident.incident_id IS NOT NULL THEN 'down'
+        WHEN regions.up + regions.down = 0 THEN 'unknown'
+        WHEN planned.is_down THEN 'down'
+        ELSE 'up'
+    END AS status,
+    CASE
+        WHEN NOT site.enabled THEN NULL
+        WHEN incident.incident_id IS NOT NULL THEN incident.opened_at
+        WHEN regions.up + regions.down = 0 THEN NULL
+        ELSE coalesce(
+            CASE WHEN planned.is_down THEN (
+                SELECT timestamptz 'epoch' + min(region.failing_since_us) * interval '1 microsecond'
+                FROM picket.site_states AS state
+                CROSS JOIN jsonb_to_recordset(state.regions) AS region (consecutive_failures bigint, failing_since_us bigint)
+                WHERE state.site_id = site.id AND region.consecutive_failures > 0 AND region.failing_since_us > 0)
+            END,
+            (SELECT max(before.closed_at) FROM picket.incidents AS before WHERE before.site_id = site.id),
+            regions.watched_since)
+    END AS since,
+    regions.last_check_at,
+    regions.up AS regions_up,
+    regions.down AS regions_down,
+    regions.silent AS regions_silent,
+    incident.incident_id
+FROM picket.sites AS site
+LEFT JOIN picket.incidents AS incident ON incident.site_id = site.id AND incident.closed_at IS NULL
+CROSS JOIN LATERAL (
+    SELECT
+        count(*) FILTER (WHERE latest.outcome = 'up') AS up,
+        count(*) FILTER (WHERE latest.outcome = 'down') AS down,
+        count(*) FILTER (WHERE latest.outcome IS NULL) AS silent,
+        max(latest.scheduled_at) AS last_check_at,
+        (SELECT min(schedule.valid_from) FROM picket.schedules AS schedule WHERE schedule.site_id = site.id) AS watched_since
+    FROM picket.latest_results AS latest
+    WHERE latest.site_id = site.id
+) AS regions
+-- In maintenance no incident opens, and a failing site is down all the same.
+CROSS JOIN LATERAL (
+    SELECT regions.down >= coalesce(site.quorum, (regions.up + regions.down) / 2 + 1)
+           AND picket.in_maintenance(site.id, now()) AS is_down
+) AS planned;
+COMMENT ON COLUMN report.site_status.since IS
+    'Start of the status: the incident''s opening, the first failure in maintenance, the last incident''s closing, or the first schedule; null if unknown';
 
 -- Adds the changes of this statement to the number of sites in each state.
 CREATE FUNCTION picket.count_site_states() RETURNS trigger
@@ -548,6 +611,16 @@ CREATE FUNCTION picket.add_hour_to_statistics(added timestamptz, times integer) 
     $$;
 COMMENT ON FUNCTION picket.add_hour_to_statistics IS 'Adds an hour of the rollups to the sums of the windows in which it lies, or subtracts it';
 
+-- Sums up the last 24 hours of all sites, after they have changed for all.
+CREATE FUNCTION picket.sum_up_statistics() RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+        UPDATE picket.site_summary_state SET (up_24h, down_24h, checks_24h) = (
+            SELECT coalesce(sum(up_24h), 0), coalesce(sum(down_24h), 0), coalesce(sum(checks_24h), 0) FROM picket.site_statistics)
+    $$;
+COMMENT ON FUNCTION picket.sum_up_statistics IS 'Sums up the last 24 hours of all sites';
+
 -- Moves the windows forward by one hour.
 CREATE FUNCTION picket.advance_statistics() RETURNS void
     LANGUAGE plpgsql
@@ -797,6 +870,7 @@ BEGIN
        AND picket.day_of(state.hours_through) - windows[3] >= picket.day_of(now()) - (SELECT rollup_days_days FROM picket.settings)
     THEN
         PERFORM picket.advance_statistics();
+        PERFORM picket.sum_up_statistics();
         PERFORM picket.publish_statistics();
     ELSIF state.hours_through IS DISTINCT FROM rolled_hour OR state.window_days <> windows THEN
         INSERT INTO picket.site_summary_state (hours_through, window_days) VALUES (rolled_hour, windows)
@@ -855,6 +929,7 @@ BEGIN
     IF rebuilt <> expected THEN
         PERFORM picket.mark_site_summaries();
     END IF;
+    PERFORM picket.sum_up_statistics();
     PERFORM picket.publish_statistics();
     RETURN rebuilt;
 END $$;
@@ -878,6 +953,12 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION picket.roll_up_day IS 'Sums up one day, with its letter of each site; returns it, or null if there is none';
 
+-- The sums of the last 24 hours of these sites: up, down, checks.
+CREATE FUNCTION picket.sums_of_sites(site_ids bigint[]) RETURNS bigint[]
+    LANGUAGE sql STABLE
+    RETURN (SELECT ARRAY[coalesce(sum(up_24h), 0), coalesce(sum(down_24h), 0), coalesce(sum(checks_24h), 0)]::bigint[]
+            FROM picket.site_statistics WHERE site_id = ANY (site_ids));
+
 -- Computes the statistics and the texts of these sites again, and removes the rows of deleted ones.
 CREATE FUNCTION picket.recompute_site_summaries(site_ids bigint[]) RETURNS void
     LANGUAGE plpgsql
@@ -885,6 +966,8 @@ CREATE FUNCTION picket.recompute_site_summaries(site_ids bigint[]) RETURNS void
     AS $$
 DECLARE
     present bigint[];
+    before bigint[];
+    after bigint[];
 BEGIN
     -- A change of a region skips the sites that are locked here, and so must either see none of these
     -- locks or be over. One that is in progress is not waited for.
@@ -902,6 +985,7 @@ BEGIN
     INSERT INTO picket.site_summaries_dirty
     SELECT site.id, true, now() + interval '10 seconds'
     FROM picket.sites AS site WHERE site.id = ANY (site_ids) AND site.id <> ALL (present);
+    before := picket.sums_of_sites(site_ids);
     PERFORM picket.rebuild_statistics(present);
     PERFORM picket.write_site_texts(present);
 
@@ -922,6 +1006,12 @@ BEGIN
     without_statistics AS (DELETE FROM picket.site_statistics WHERE site_id IN (SELECT deleted.site_id FROM deleted)),
     without_texts AS (DELETE FROM picket.site_texts WHERE site_id IN (SELECT deleted.site_id FROM deleted))
     DELETE FROM picket.site_conditions WHERE site_id IN (SELECT locked.site_id FROM locked);
+    after := picket.sums_of_sites(site_ids);
+    IF after <> before THEN
+        UPDATE picket.site_summary_state
+        SET up_24h = up_24h + after[1] - before[1], down_24h = down_24h + after[2] - before[2],
+            checks_24h = checks_24h + after[3] - before[3];
+    END IF;
 END $$;
 COMMENT ON FUNCTION picket.recompute_site_summaries IS
     'Computes the statistics and the texts of these sites again, and removes the rows of deleted ones';
@@ -951,6 +1041,7 @@ BEGIN
     INSERT INTO picket.site_state_counts SELECT state, count(*) FROM picket.site_conditions GROUP BY state;
     WITH counted AS (DELETE FROM picket.schedule_counts)
     INSERT INTO picket.schedule_counts SELECT region_id, count(*) FROM picket.schedules WHERE valid_to IS NULL GROUP BY region_id;
+    PERFORM picket.sum_up_statistics();
 END $$;
 COMMENT ON FUNCTION picket.rebuild_site_summary IS
     'Computes the summary of one site again; without an argument, marks all sites, of which coordinators compute some at a time';

@@ -51,7 +51,8 @@ BEGIN
     RETURN NULL;
 END $$;
 COMMENT ON FUNCTION picket.outbox_after IS 'Records each event as a transition, of which people are told';
-CREATE TRIGGER outbox_after AFTER INSERT ON picket.outbox FOR EACH ROW EXECUTE FUNCTION picket.outbox_after();
+CREATE TRIGGER outbox_after AFTER INSERT ON picket.outbox
+    FOR EACH ROW WHEN (NEW.payload ? 'event') EXECUTE FUNCTION picket.outbox_after();
 
 CREATE TYPE picket.notice_state AS ENUM ('waiting', 'delivered', 'suppressed', 'failed');
 CREATE TYPE picket.notice_step AS ENUM ('event', 'reminder', 'escalation', 'calm');
@@ -128,7 +129,8 @@ CREATE TABLE picket.delivery_attempts (
 
 INSERT INTO picket.locks VALUES ('notices');
 
--- Progress of the notifications: transitions recorded before started_at were told to nobody.
+-- Progress of the notifications: transitions recorded before started_at were told to nobody, or are
+-- not kept any more.
 CREATE TABLE picket.notification_progress (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     started_at timestamptz NOT NULL DEFAULT clock_timestamp()
@@ -224,11 +226,11 @@ BEGIN
         ORDER BY matched.transition_id, channel.name, step.number, matched.rank
     )
     INSERT INTO picket.notices (transition_id, channel, step, number, route, group_key, lane, due_at)
-    SELECT transition_id, channel, 'event', 0, route, group_key,
+    SELECT transition_id, channel, 'event'::picket.notice_step, 0::smallint, route, group_key,
            CASE WHEN group_key IS NULL THEN picket.lane_of(subject) ELSE 0 END, due_at
     FROM told
     UNION ALL
-    SELECT transition_id, channel, 'escalation', number, route,
+    SELECT transition_id, channel, 'escalation'::picket.notice_step, number::smallint, route,
            CASE WHEN NOT picket.is_for_programs(kind) THEN 'escalation ' || route END,
            CASE WHEN picket.is_for_programs(kind) THEN picket.lane_of(subject) ELSE 0 END, due_at
     FROM escalated
@@ -403,24 +405,29 @@ END $$;
 COMMENT ON FUNCTION picket.channels_removed IS 'Ends what waits for a channel that is removed';
 CREATE TRIGGER channels_removed AFTER DELETE ON picket.channels FOR EACH ROW EXECUTE FUNCTION picket.channels_removed();
 
--- Leases a lane in which there is something to do; no row if there is none.
-CREATE FUNCTION picket.claim_lane(of_notifier text, lease_ms integer) RETURNS SETOF picket.channel_lanes
+-- Leases a lane in which there is something to do; no row if there is none. A notifier works in at
+-- most `most_lanes` lanes of a channel, so that one that hangs leaves room for the others. Channels
+-- that deliver come first; of the others only if `with_failing`.
+CREATE FUNCTION picket.claim_lane(of_notifier text, lease_ms integer, most_lanes integer, with_failing boolean)
+    RETURNS TABLE (channel text, lane smallint, epoch bigint, is_failing boolean)
     LANGUAGE sql
     SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     AS $$
-        UPDATE picket.channel_lanes AS lane
-        SET leased_by = of_notifier, leased_until = clock_timestamp() + lease_ms * interval '1 millisecond', epoch = lane.epoch + 1
+        UPDATE picket.channel_lanes AS held
+        SET leased_by = of_notifier, leased_until = clock_timestamp() + lease_ms * interval '1 millisecond', epoch = held.epoch + 1
         FROM (
-            SELECT due.channel, due.lane FROM picket.channel_lanes AS due
+            SELECT due.channel, due.lane, state.failing_since IS NOT NULL AS is_failing FROM picket.channel_lanes AS due
             JOIN picket.channel_states AS state ON state.channel = due.channel
             WHERE due.due_at <= clock_timestamp() AND due.leased_until <= clock_timestamp()
-              AND state.next_send_at <= clock_timestamp()
-            ORDER BY due.due_at LIMIT 1
+              AND state.next_send_at <= clock_timestamp() AND (with_failing OR state.failing_since IS NULL)
+              AND (SELECT count(*) FROM picket.channel_lanes AS own
+                   WHERE own.channel = due.channel AND own.leased_by = of_notifier AND own.leased_until > clock_timestamp()) < most_lanes
+            ORDER BY state.failing_since IS NOT NULL, due.due_at LIMIT 1
             FOR NO KEY UPDATE OF due SKIP LOCKED
         ) AS chosen
-        WHERE lane.channel = chosen.channel AND lane.lane = chosen.lane
-        RETURNING lane.*
+        WHERE held.channel = chosen.channel AND held.lane = chosen.lane
+        RETURNING held.channel, held.lane, held.epoch, chosen.is_failing
     $$;
 COMMENT ON FUNCTION picket.claim_lane IS 'Leases a lane in which there is something to do to a notifier';
 
@@ -699,12 +706,12 @@ CREATE FUNCTION picket.record_ledger_event() RETURNS boolean
 DECLARE
     upto CONSTANT timestamptz := (SELECT rolled_through FROM picket.rollup_state);
     since CONSTANT timestamptz := upto - interval '1 hour';
-    event_id CONSTANT text := format('ledger.%s.unaccounted', picket.micros(since) / 1000);
+    new_id CONSTANT text := format('ledger.%s.unaccounted', picket.micros(since) / 1000);
     missing bigint;
     sites bigint;
 BEGIN
     IF upto IS NULL OR NOT isfinite(upto) OR EXISTS (SELECT FROM picket.rollups_dirty WHERE hour = since)
-       OR EXISTS (SELECT FROM picket.transitions AS earlier WHERE earlier.event_id = record_ledger_event.event_id)
+       OR EXISTS (SELECT FROM picket.transitions AS earlier WHERE earlier.event_id = new_id)
        OR NOT picket.try_lock('notices') THEN
         RETURN false;
     END IF;
@@ -722,8 +729,8 @@ BEGIN
         RETURN false;
     END IF;
     INSERT INTO picket.outbox (event_id, subject, payload) VALUES (
-        event_id, 'picket.event.ledger.unaccounted', jsonb_build_object(
-            'v', 1, 'id', event_id, 'event', 'ledger.unaccounted', 'from', picket.wire_time(since), 'to', picket.wire_time(upto),
+        new_id, 'picket.event.ledger.unaccounted', jsonb_build_object(
+            'v', 1, 'id', new_id, 'event', 'ledger.unaccounted', 'from', picket.wire_time(since), 'to', picket.wire_time(upto),
             'at', picket.wire_time(clock_timestamp()), 'unaccounted', missing,
             'message', format('%s checks of %s sites and regions are unaccounted for in the hour from %s UTC', missing, sites,
                               to_char(since AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI'))));

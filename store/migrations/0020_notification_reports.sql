@@ -182,6 +182,10 @@ BEGIN
           AND NOT EXISTS (SELECT FROM picket.notices AS notice WHERE notice.notification_id = old.notification_id)
         LIMIT max_rows));
     GET DIAGNOSTICS deleted = ROW_COUNT;
+    IF total > 0 THEN
+        -- Incidents from before have no transitions any more, which the ledger must not miss.
+        UPDATE picket.notification_progress SET started_at = greatest(started_at, since);
+    END IF;
     DELETE FROM picket.silences WHERE ends_at < since;
     DELETE FROM picket.notification_gaps WHERE gap_to < since;
     RETURN total + deleted;

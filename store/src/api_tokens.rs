@@ -8,6 +8,7 @@ use serde::{Serialize, Serializer};
 use crate::{
     DbTimestamp, Error, Store,
     api_secrets::{ApiSecret, hash_secret},
+    error::DriverError,
 };
 
 const TOKENS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -224,7 +225,7 @@ pub async fn create_token(store: &Store, new: &NewToken) -> Result<(ApiToken, Ap
     };
     match store.with_timeout(TOKENS_TIMEOUT, "create a token", create).await {
         Ok(row) => Ok((row.into(), secret)),
-        Err(Error::Database { source: sqlx::Error::Database(error), .. })
+        Err(Error::Database { source: DriverError(sqlx::Error::Database(error)), .. })
             if error.constraint() == Some(NAME_CONSTRAINT) =>
         {
             Err(Error::DuplicateToken(new.name.clone()))

@@ -1,8 +1,9 @@
 //! Errors of the database, and whether a retry may succeed.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use picket_proto::{SiteId, Timestamp, ValidationError};
+use sqlx::migrate::MigrateError;
 
 /// An error of the store.
 #[derive(Debug, thiserror::Error)]
@@ -17,13 +18,13 @@ pub enum Error {
         source: sqlx::Error,
     },
     /// A statement failed, or the database could not be reached.
-    #[error("could not {doing}{}", explain_tls_error(source))]
+    #[error("could not {doing}{}", explain_tls_error(&source.0))]
     Database {
         /// The failed operation.
         doing: &'static str,
         /// Error of the driver.
         #[source]
-        source: sqlx::Error,
+        source: DriverError,
     },
     /// The database did not respond in time.
     #[error("could not {doing}: the database did not answer within {seconds} s")]
@@ -50,8 +51,8 @@ pub enum Error {
         expected: Timestamp,
     },
     /// A migration failed.
-    #[error("could not migrate the database")]
-    MigrationFailed(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("could not migrate the database: {0}")]
+    MigrationFailed(String),
     /// The schema is missing, or older than this build requires.
     #[error("the database's schema is at version {found}, this build needs {needed}; run 'picket migrate'")]
     SchemaOutdated {
@@ -121,7 +122,7 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::TimedOut { .. } | Self::ServerNotVerified => true,
-            Self::Database { source, .. } => match source {
+            Self::Database { source: DriverError(source), .. } => match source {
                 // Errors of the connection or of the pool, not of the statement.
                 sqlx::Error::Io(_)
                 | sqlx::Error::Tls(_)
@@ -155,7 +156,41 @@ impl Error {
 
     /// Returns a function that adds the name of the failed operation to a driver error.
     pub(crate) fn with_operation(doing: &'static str) -> impl Fn(sqlx::Error) -> Self {
-        move |source| Self::Database { doing, source }
+        move |source| Self::Database { doing, source: DriverError(source) }
+    }
+}
+
+impl From<MigrateError> for Error {
+    fn from(error: MigrateError) -> Self {
+        Self::MigrationFailed(match error {
+            MigrateError::Execute(error) => DriverError(error).to_string(),
+            MigrateError::ExecuteMigration(error, version) => {
+                format!("migration {version}: {}", DriverError(error))
+            }
+            other => other.to_string(),
+        })
+    }
+}
+
+/// An error of the driver, in words without the line of Postgres's own source that the driver adds.
+#[derive(Debug)]
+pub struct DriverError(pub sqlx::Error);
+
+impl fmt::Display for DriverError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            sqlx::Error::Database(error) => f.write_str(error.message()),
+            other => other.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for DriverError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.0 {
+            sqlx::Error::Database(_) => None,
+            other => other.source(),
+        }
     }
 }
 

@@ -206,6 +206,10 @@ pub async fn prune_expired(
         .bind(days_days)
         .bind(MAX_PRUNED_ROWS);
     let rows: i64 = with_long_timeout(store, now(), "delete expired rows", query).await?;
+    // As long as the rollups, so that reports and the ledger of notifications cover the same time.
+    let query =
+        sqlx::query_scalar("SELECT picket.prune_notifications($1, $2)").bind(days_days).bind(MAX_PRUNED_ROWS);
+    let notifications: i64 = with_long_timeout(store, now(), "delete expired notifications", query).await?;
     let query = sqlx::query_scalar("SELECT picket.drop_results($1)").bind(days);
     let day = with_long_timeout(store, now(), "drop a day of results", query).await?;
     let query = sqlx::query_scalar("SELECT picket.drop_rollups($1)").bind(hours_days);
@@ -213,7 +217,7 @@ pub async fn prune_expired(
     Ok(PruneSummary {
         dropped_day: day,
         dropped_month: month,
-        deleted_rows: rows.unsigned_abs(),
+        deleted_rows: rows.unsigned_abs() + notifications.unsigned_abs(),
         refusal_reason: None,
     })
 }

@@ -2,7 +2,7 @@
 
 use picket_proto::Timestamp;
 use serde::Serialize;
-use sqlx::FromRow;
+use sqlx::{FromRow, Postgres, QueryBuilder};
 
 use crate::{DbTimestamp, Error, Store};
 
@@ -12,6 +12,8 @@ use crate::{DbTimestamp, Error, Store};
 pub struct EpisodeFilter<'a> {
     /// Only of sites with one of these tags.
     pub tags: Option<&'a [String]>,
+    /// Only of sites with this tag.
+    pub tag: Option<&'a str>,
     /// Only open ones, or only closed ones.
     pub open: Option<bool>,
     /// Only of this site.
@@ -118,58 +120,146 @@ pub struct IncidentEvidence {
     pub confirmation_rounds: i64,
 }
 
-/// Conditions on `episode` and `site`: $1 tags, $2 open, $3 site, $4 region, $5 and $6 the span, $7
-/// and $8 the position. Those that are null select all.
-const EPISODE_CONDITIONS_SQL: &str = "($1::text[] IS NULL OR site.tags && $1)
-    AND ($2::boolean IS NULL OR (episode.closed_at IS NULL) = $2)
-    AND ($3::bigint IS NULL OR episode.site_id = $3)
-    AND ($4::text IS NULL OR $4 = ANY (episode.regions))
-    AND ($5::timestamptz IS NULL OR coalesce(episode.closed_at, now()) >= $5)
-    AND ($6::timestamptz IS NULL OR episode.opened_at < $6)";
-
 const INCIDENT_COLUMNS_SQL: &str = "episode.incident_id, episode.site_id,
     left(coalesce(site.site, 'site ' || episode.site_id), 1000) AS site, episode.opened_at, episode.closed_at,
     least(extract(epoch FROM coalesce(episode.closed_at, greatest(now(), episode.opened_at)) - episode.opened_at), 1e12)::bigint
         AS seconds,
     episode.first_failure_at, episode.cause::text AS cause, episode.message, episode.regions";
 
+const WARNING_COLUMNS_SQL: &str = "episode.warning_id, episode.site_id,
+    left(coalesce(site.site, 'site ' || episode.site_id), 1000) AS site,
+    episode.kind::text AS kind, episode.opened_at, episode.closed_at,
+    least(extract(epoch FROM coalesce(episode.closed_at, greatest(now(), episode.opened_at)) - episode.opened_at), 1e12)::bigint
+        AS seconds,
+    episode.expires_at,
+    CASE WHEN isfinite(episode.expires_at)
+         THEN floor(extract(epoch FROM episode.expires_at - now()) / 86400)::integer END AS days_left,
+    episode.message, episode.regions";
+
+/// A table of incidents or warnings, with an index of the opening time and the id, and one of those that are open.
+#[derive(Clone, Copy, Debug)]
+struct EpisodeTable {
+    name: &'static str,
+    id: &'static str,
+    columns: &'static str,
+}
+
+const INCIDENTS: EpisodeTable =
+    EpisodeTable { name: "picket.incidents", id: "incident_id", columns: INCIDENT_COLUMNS_SQL };
+const WARNINGS: EpisodeTable =
+    EpisodeTable { name: "picket.warnings", id: "warning_id", columns: WARNING_COLUMNS_SQL };
+
 impl EpisodeFilter<'_> {
-    async fn fetch_page<T>(&self, store: &Store, doing: &'static str, sql: String) -> Result<Vec<T>, Error>
+    /// Builds the statement of a page. The sites are read for its rows only.
+    fn build_page(&self, table: EpisodeTable) -> QueryBuilder<Postgres> {
+        let EpisodeTable { name, id, columns } = table;
+        let mut query = QueryBuilder::new("WITH page AS MATERIALIZED (");
+        match self.from {
+            None => self.push_part(&mut query, table, "", None),
+            // Those that opened since then, in the order of their index. If they do not fill the page, they are few, and
+            // so are those that closed since then.
+            Some(from) => {
+                let from = DbTimestamp(from);
+                self.push_part(&mut query, table, " AND episode.opened_at >= ", Some(from));
+                query.push(" UNION ALL (SELECT * FROM (");
+                let open = " AND episode.closed_at IS NULL AND episode.opened_at < ";
+                self.push_part(&mut query, table, open, Some(from));
+                query.push(format!(
+                    " UNION ALL (SELECT episode.* FROM {name} AS episode WHERE episode.closed_at >= "
+                ));
+                query.push_bind(from).push(" AND episode.opened_at < ").push_bind(from);
+                self.push_conditions(&mut query, id);
+                // The OFFSET keeps the planner from reading all others in the order of their opening.
+                query.push(format!(
+                    " OFFSET 0)) AS episode ORDER BY episode.opened_at DESC, episode.{id} DESC LIMIT "
+                ));
+                query.push_bind(self.limit).push(") LIMIT ").push_bind(self.limit);
+            }
+        }
+        query.push(format!(
+            ") SELECT {columns} FROM page AS episode LEFT JOIN picket.known_sites AS site ON site.id = episode.site_id
+             ORDER BY episode.opened_at DESC, episode.{id} DESC"
+        ));
+        query
+    }
+
+    /// Adds the newest rows that meet the filter and a `condition`, which ends with the value `at`, if any.
+    fn push_part(
+        &self,
+        query: &mut QueryBuilder<Postgres>,
+        table: EpisodeTable,
+        condition: &str,
+        at: Option<DbTimestamp>,
+    ) {
+        let EpisodeTable { name, id, columns: _ } = table;
+        query.push(format!("(SELECT episode.* FROM {name} AS episode WHERE true{condition}"));
+        if let Some(at) = at {
+            query.push_bind(at);
+        }
+        self.push_conditions(query, id);
+        query.push(format!(" ORDER BY episode.opened_at DESC, episode.{id} DESC LIMIT "));
+        query.push_bind(self.limit).push(")");
+    }
+
+    /// Adds the conditions, each preceded by AND, on `episode`.
+    fn push_conditions(&self, query: &mut QueryBuilder<Postgres>, id: &str) {
+        const HAS_TAG_SQL: &str = " AND EXISTS (SELECT FROM picket.known_sites AS site WHERE site.id = episode.site_id AND site.tags ";
+        let Self { tags, tag, open, site_id, region, kind, from, to, after, limit: _ } = self;
+        if let Some(tags) = tags {
+            query.push(HAS_TAG_SQL).push("&& ").push_bind(tags.to_vec()).push(")");
+        }
+        if let Some(tag) = tag {
+            query.push(HAS_TAG_SQL).push("@> ARRAY[").push_bind((*tag).to_owned()).push("])");
+        }
+        if let Some(open) = open {
+            query.push(format!(" AND episode.closed_at IS {}NULL", if *open { "" } else { "NOT " }));
+        }
+        if let Some(site) = site_id {
+            query.push(" AND episode.site_id = ").push_bind(*site);
+        }
+        if let Some(region) = region {
+            query.push(" AND ").push_bind((*region).to_owned()).push(" = ANY (episode.regions)");
+        }
+        if let Some(kind) = kind {
+            query.push(" AND episode.kind::text = ").push_bind((*kind).to_owned());
+        }
+        if let Some(from) = from {
+            query.push(" AND coalesce(episode.closed_at, now()) >= ").push_bind(DbTimestamp(*from));
+        }
+        if let Some(to) = to {
+            query.push(" AND episode.opened_at < ").push_bind(DbTimestamp(*to));
+        }
+        if let Some((at, after)) = after {
+            query.push(format!(" AND (episode.opened_at, episode.{id}) < (")).push_bind(DbTimestamp(*at));
+            query.push(", ").push_bind(*after).push(")");
+        }
+    }
+
+    async fn fetch_page<T>(
+        &self,
+        store: &Store,
+        doing: &'static str,
+        table: EpisodeTable,
+    ) -> Result<Vec<T>, Error>
     where
         T: for<'r> FromRow<'r, sqlx::postgres::PgRow> + Send + Unpin,
     {
-        let query = sqlx::query_as(sqlx::AssertSqlSafe(sql))
-            .bind(self.tags)
-            .bind(self.open)
-            .bind(self.site_id)
-            .bind(self.region)
-            .bind(self.from.map(DbTimestamp))
-            .bind(self.to.map(DbTimestamp))
-            .bind(self.after.map(|(at, _)| DbTimestamp(at)))
-            .bind(self.after.map(|(_, id)| id))
-            .bind(self.limit)
-            .bind(self.kind);
+        let mut query = self.build_page(table);
         let read = async {
             let mut transaction = store.begin_page_read().await?;
-            query.fetch_all(&mut *transaction).await
+            query.build_query_as().fetch_all(&mut *transaction).await
         };
         store.read_for_page(doing, read).await
     }
 }
 
-/// Lists a page of incidents, the newest first.
+/// Lists a page of incidents, the newest first. A kind, which incidents have not, is ignored.
 ///
 /// # Errors
 /// If the database cannot be reached in time.
 pub async fn list_incidents(store: &Store, filter: &EpisodeFilter<'_>) -> Result<Vec<ListedIncident>, Error> {
-    let sql = format!(
-        "SELECT {INCIDENT_COLUMNS_SQL}
-         FROM picket.incidents AS episode LEFT JOIN picket.known_sites AS site ON site.id = episode.site_id
-         WHERE {EPISODE_CONDITIONS_SQL} AND $10::text IS NULL
-           AND ($7::timestamptz IS NULL OR (episode.opened_at, episode.incident_id) < ($7, $8::bigint))
-         ORDER BY episode.opened_at DESC, episode.incident_id DESC LIMIT $9"
-    );
-    filter.fetch_page(store, "list incidents", sql).await
+    let filter = EpisodeFilter { kind: None, ..filter.clone() };
+    filter.fetch_page(store, "list incidents", INCIDENTS).await
 }
 
 /// Lists a page of warnings, the newest first.
@@ -177,21 +267,7 @@ pub async fn list_incidents(store: &Store, filter: &EpisodeFilter<'_>) -> Result
 /// # Errors
 /// If the database cannot be reached in time.
 pub async fn list_warnings(store: &Store, filter: &EpisodeFilter<'_>) -> Result<Vec<ListedWarning>, Error> {
-    let sql = format!(
-        "SELECT episode.warning_id, episode.site_id, left(coalesce(site.site, 'site ' || episode.site_id), 1000) AS site,
-                episode.kind::text AS kind, episode.opened_at, episode.closed_at,
-                least(extract(epoch FROM coalesce(episode.closed_at, greatest(now(), episode.opened_at)) - episode.opened_at),
-                      1e12)::bigint AS seconds,
-                episode.expires_at,
-                CASE WHEN isfinite(episode.expires_at)
-                     THEN floor(extract(epoch FROM episode.expires_at - now()) / 86400)::integer END AS days_left,
-                episode.message, episode.regions
-         FROM picket.warnings AS episode LEFT JOIN picket.known_sites AS site ON site.id = episode.site_id
-         WHERE {EPISODE_CONDITIONS_SQL} AND ($10::text IS NULL OR episode.kind::text = $10)
-           AND ($7::timestamptz IS NULL OR (episode.opened_at, episode.warning_id) < ($7, $8::bigint))
-         ORDER BY episode.opened_at DESC, episode.warning_id DESC LIMIT $9"
-    );
-    filter.fetch_page(store, "list warnings", sql).await
+    filter.fetch_page(store, "list warnings", WARNINGS).await
 }
 
 #[derive(FromRow)]

@@ -3,6 +3,7 @@
 //!
 //! All times are those of the database's clock, so that notifiers whose clocks differ agree.
 
+mod backlog;
 mod work;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -11,9 +12,12 @@ use picket_proto::{ChannelKind, Timestamp};
 use serde_json::Value;
 use sqlx::types::{Json, Uuid};
 
-pub use self::work::{
-    AddedNotice, AttemptEnd, AttemptStart, ChannelChange, LaneWork, NoticeChange, NoticeState,
-    NotificationChange,
+pub use self::{
+    backlog::{Backlog, list_channel_failures, read_backlog},
+    work::{
+        AddedNotice, AttemptEnd, AttemptStart, ChannelChange, LaneWork, NoticeChange, NoticeState,
+        NotificationChange,
+    },
 };
 use crate::{DbTimestamp, Error, Store};
 
@@ -32,6 +36,8 @@ pub struct Lane {
     pub lane: i16,
     /// Fences this notifier's writes.
     pub epoch: i64,
+    /// True if the last attempt of the channel failed.
+    pub is_failing: bool,
 }
 
 /// Everything needed to decide what a channel is told next.
@@ -231,15 +237,25 @@ pub async fn plan_notices(store: &Store) -> Result<i32, Error> {
     store.with_timeout(LANE_TIMEOUT, "plan the notices", query).await
 }
 
-/// Leases a lane in which there is something to do.
+/// Leases a lane in which there is something to do, of a channel of which this notifier has fewer than
+/// `most_lanes`; one that fails only if `with_failing`.
 ///
 /// # Errors
 /// If the database cannot be reached in time.
-pub async fn claim_lane(store: &Store, notifier: &str, lease: Duration) -> Result<Option<Lane>, Error> {
-    let query = sqlx::query_as("SELECT channel, lane, epoch FROM picket.claim_lane($1, $2)")
-        .bind(notifier)
-        .bind(to_millis(lease))
-        .fetch_optional(&store.pool);
+pub async fn claim_lane(
+    store: &Store,
+    notifier: &str,
+    lease: Duration,
+    most_lanes: i32,
+    with_failing: bool,
+) -> Result<Option<Lane>, Error> {
+    let query =
+        sqlx::query_as("SELECT channel, lane, epoch, is_failing FROM picket.claim_lane($1, $2, $3, $4)")
+            .bind(notifier)
+            .bind(to_millis(lease))
+            .bind(most_lanes)
+            .bind(with_failing)
+            .fetch_optional(&store.pool);
     store.with_timeout(LANE_TIMEOUT, "claim a lane", query).await
 }
 
@@ -495,30 +511,6 @@ pub async fn find_thread(
     let found: Option<(Uuid, Option<Json<Value>>)> =
         store.with_timeout(LANE_TIMEOUT, "find the thread of a message", query).await?;
     Ok(found.map(|(id, left)| (id, left.map(|left| left.0))))
-}
-
-/// What waits to be told, for metrics and alerts.
-#[derive(Clone, Debug, Default, PartialEq, sqlx::FromRow)]
-pub struct Backlog {
-    /// Notices that are due and wait.
-    pub waiting: i64,
-    /// Seconds since the oldest of them was due.
-    pub oldest_seconds: Option<f64>,
-    /// Transitions without notices.
-    pub unplanned: i64,
-}
-
-/// Reads what waits to be told. Notices that wait for silences, hours or digests are not counted.
-///
-/// # Errors
-/// If the database cannot be reached in time.
-pub async fn read_backlog(store: &Store) -> Result<Backlog, Error> {
-    let query = sqlx::query_as(
-        "SELECT count(*) AS waiting, extract(epoch FROM clock_timestamp() - min(due_at))::float8 AS oldest_seconds,
-                (SELECT count(*) FROM picket.transitions WHERE planned_at IS NULL) AS unplanned
-         FROM picket.notices WHERE state = 'waiting' AND due_at <= clock_timestamp()",
-    );
-    store.with_timeout(LANE_TIMEOUT, "read what waits to be told", query.fetch_one(&store.pool)).await
 }
 
 /// A channel that is requested regularly.

@@ -9,6 +9,7 @@ use sqlx::AssertSqlSafe;
 
 use crate::{
     DbTimestamp, Error, Store,
+    error::DriverError,
     leases::{from_shard, to_millis},
 };
 
@@ -139,7 +140,7 @@ pub async fn close_interval(
         .await;
     let (behind_us, causes, ticks) = match closing {
         // A lost lease is an expected result and no error.
-        Err(Error::Database { source: sqlx::Error::Database(why), .. })
+        Err(Error::Database { source: DriverError(sqlx::Error::Database(why)), .. })
             if why.code().as_deref() == Some(FENCED) =>
         {
             return Ok(None);
@@ -230,7 +231,7 @@ pub fn sum_rows(rows: &[LedgerRow]) -> LedgerRow {
 }
 
 /// Reads the ledger of a span, summed by region over the sites of a filter. The cost rises with the ticks of all
-/// sites, unless the filter names a site and no tags.
+/// sites, unless the filter selects one site or few of all.
 ///
 /// # Errors
 /// If the database cannot be reached in time.

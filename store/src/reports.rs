@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use picket_proto::RegionName;
+use picket_proto::{RegionName, Timestamp};
 use serde::Serialize;
 use sqlx::{
     AssertSqlSafe, FromRow,
@@ -171,6 +171,13 @@ impl FailureRow {
 }
 
 impl ReportFilter {
+    /// Start of the report: of the UTC day that contains the age.
+    pub fn find_start(&self, now: Timestamp) -> Timestamp {
+        const DAY_US: i64 = 86_400_000_000;
+        let start = now.saturating_sub(self.since).as_micros();
+        Timestamp::from_micros(start - start.rem_euclid(DAY_US))
+    }
+
     /// Conditions on `relation`; $1 is the span, $2 the tag, $3 the region and $4 the
     /// limit of tags. Unused conditions
     /// are omitted, so that they do not hide an index from the query planner.

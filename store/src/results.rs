@@ -18,6 +18,7 @@ use self::{
 use crate::{
     DbTimestamp, Error, ServerGuard, Store,
     decisions::{self, Decisions, NewResult},
+    error::DriverError,
     partitions, regions,
 };
 
@@ -312,7 +313,7 @@ async fn run_statement(connection: &mut PgConnection, statement: &'static str) -
 fn is_partition_missing(error: &Error) -> bool {
     // A violated constraint has a name; a missing partition is reported with the same code and
     // without a name. Source: ExecFindPartition in Postgres's src/backend/executor/execPartition.c
-    let Error::Database { source: sqlx::Error::Database(refusal), .. } = error else {
+    let Error::Database { source: DriverError(sqlx::Error::Database(refusal)), .. } = error else {
         return false;
     };
     refusal.is_check_violation() && refusal.constraint().is_none() && refusal.table() == Some("check_results")
@@ -324,7 +325,7 @@ fn permanent_error_reason(error: &Error) -> Option<String> {
     /// Source: <https://www.postgresql.org/docs/current/errcodes-appendix.html>
     const CLASSES: [&str; 3] = ["22", "23", "54"];
 
-    let Error::Database { source: sqlx::Error::Database(refusal), .. } = error else {
+    let Error::Database { source: DriverError(sqlx::Error::Database(refusal)), .. } = error else {
         return None;
     };
     let code = refusal.code()?;

@@ -16,7 +16,7 @@ use tracing::{debug, info};
 pub use self::definition::{
     SETTINGS, SettingDefinition, SettingKind, SettingValue, given_retired_variables, warn_retired_variables,
 };
-use crate::{Error, RowVersion, Store, housekeeping::Retention, leases::to_millis};
+use crate::{Error, RowVersion, Store, error::DriverError, housekeeping::Retention, leases::to_millis};
 
 /// Interval between refreshes. Half of the time within which a process must follow a change.
 pub const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
@@ -210,7 +210,7 @@ fn bind<'q>(
 /// Converts the violation of a constraint on two settings to a validation error. The constraint's
 /// name is a sentence of the form `a_is_at_most_b`.
 fn map_constraint_error(error: Error, changes: &[(&str, SettingValue)]) -> Error {
-    let Error::Database { source: sqlx::Error::Database(database), .. } = &error else {
+    let Error::Database { source: DriverError(sqlx::Error::Database(database)), .. } = &error else {
         return error;
     };
     let rule = database.constraint().and_then(|name| {

@@ -42,16 +42,17 @@ pub struct SiteCounts {
     pub coverage_24h_pct: Option<f64>,
 }
 
+const COUNTS_SQL: &str = "coalesce(sum(sites) FILTER (WHERE state = 'down'), 0)::bigint AS down,
+     coalesce(sum(sites) FILTER (WHERE state = 'unknown'), 0)::bigint AS unknown,
+     coalesce(sum(sites) FILTER (WHERE state = 'problem'), 0)::bigint AS problem,
+     coalesce(sum(sites) FILTER (WHERE state = 'up'), 0)::bigint AS up,
+     coalesce(sum(sites) FILTER (WHERE state = 'paused'), 0)::bigint AS paused";
+
 /// Counts sites by state. With a limit to tags, the sites with such a tag are counted one by one.
 ///
 /// # Errors
 /// If the database cannot be reached in time.
 pub async fn count_states(store: &Store, tag_limit: Option<&[String]>) -> Result<StateCounts, Error> {
-    const COUNTS: &str = "coalesce(sum(sites) FILTER (WHERE state = 'down'), 0)::bigint AS down,
-         coalesce(sum(sites) FILTER (WHERE state = 'unknown'), 0)::bigint AS unknown,
-         coalesce(sum(sites) FILTER (WHERE state = 'problem'), 0)::bigint AS problem,
-         coalesce(sum(sites) FILTER (WHERE state = 'up'), 0)::bigint AS up,
-         coalesce(sum(sites) FILTER (WHERE state = 'paused'), 0)::bigint AS paused";
     let source = match tag_limit {
         None => "picket.site_state_counts WHERE $1::text[] IS NULL",
         Some(_) => {
@@ -61,7 +62,7 @@ pub async fn count_states(store: &Store, tag_limit: Option<&[String]>) -> Result
     };
     let read = async {
         let mut transaction = store.begin_page_read().await?;
-        sqlx::query_as(sqlx::AssertSqlSafe(format!("SELECT {COUNTS} FROM {source}")))
+        sqlx::query_as(sqlx::AssertSqlSafe(format!("SELECT {COUNTS_SQL} FROM {source}")))
             .bind(tag_limit)
             .fetch_one(&mut *transaction)
             .await
@@ -69,31 +70,37 @@ pub async fn count_states(store: &Store, tag_limit: Option<&[String]>) -> Result
     store.read_for_page("count sites by state", read).await
 }
 
-/// Counts the sites with one of the `tags`.
+/// Counts the sites with one of the `tags` one by one, or reads the numbers of all sites.
 ///
 /// # Errors
 /// If the database cannot be reached in time.
 pub async fn count_sites_by_state(store: &Store, tags: Option<&[String]>) -> Result<SiteCounts, Error> {
-    let query = sqlx::query_as(
-        "WITH chosen AS MATERIALIZED (
-             SELECT condition.site_id, condition.state, statistic.up_24h, statistic.down_24h, statistic.checks_24h
-             FROM picket.site_conditions AS condition
-             JOIN picket.site_statistics AS statistic ON statistic.site_id = condition.site_id
-             WHERE $1::text[] IS NULL OR condition.site_id = ANY (ARRAY(SELECT id FROM picket.sites WHERE tags && $1))
-         )
-         SELECT count(*) AS sites, count(*) FILTER (WHERE state = 'up') AS up, count(*) FILTER (WHERE state = 'down') AS down,
-                count(*) FILTER (WHERE state = 'unknown') AS unknown, count(*) FILTER (WHERE state = 'problem') AS problem,
-                count(*) FILTER (WHERE state = 'paused') AS paused,
+    let (chosen, source, sums) = match tags {
+        None => (
+            "site_conditions AS chosen WHERE $1::text[] IS NULL",
+            "picket.site_state_counts",
+            "SELECT up_24h, down_24h, checks_24h FROM picket.site_summary_state",
+        ),
+        Some(_) => (
+            "sites AS site JOIN picket.site_conditions AS chosen ON chosen.site_id = site.id WHERE site.tags && $1",
+            "(SELECT state, 1 AS sites FROM chosen) AS counted",
+            "SELECT sum(up_24h)::bigint AS up_24h, sum(down_24h)::bigint AS down_24h, sum(checks_24h)::bigint AS checks_24h
+             FROM picket.site_statistics WHERE site_id IN (SELECT site_id FROM chosen)",
+        ),
+    };
+    let sql = format!(
+        "WITH chosen AS (SELECT chosen.site_id, chosen.state FROM picket.{chosen})
+         SELECT counted.*,
                 (SELECT count(DISTINCT warning.site_id) FROM picket.warnings AS warning
                  JOIN chosen ON chosen.site_id = warning.site_id WHERE warning.closed_at IS NULL) AS warned,
-                picket.percent(sum(up_24h)::bigint, sum(up_24h + down_24h)::bigint) AS uptime_24h_pct,
-                picket.percent(sum(up_24h + down_24h)::bigint, sum(checks_24h)::bigint) AS coverage_24h_pct
-         FROM chosen",
-    )
-    .bind(tags);
+                picket.percent(up_24h, up_24h + down_24h) AS uptime_24h_pct,
+                picket.percent(up_24h + down_24h, checks_24h) AS coverage_24h_pct
+         FROM (SELECT coalesce(sum(sites), 0)::bigint AS sites, {COUNTS_SQL} FROM {source}) AS counted
+         LEFT JOIN ({sums}) AS summed ON true"
+    );
     let read = async {
         let mut transaction = store.begin_page_read().await?;
-        query.fetch_one(&mut *transaction).await
+        sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(tags).fetch_one(&mut *transaction).await
     };
     store.read_for_page("count sites", read).await
 }

@@ -5,21 +5,22 @@
 
 mod cursor;
 mod filter;
+mod page_query;
 mod state;
 
 use picket_proto::{SiteId, ValidationError};
 use serde::Serialize;
-use sqlx::{AssertSqlSafe, PgConnection, Postgres, QueryBuilder, raw_sql};
+use sqlx::{AssertSqlSafe, PgConnection, QueryBuilder, raw_sql};
 
 pub(crate) use self::cursor::{decode_cursor, encode_cursor};
+use self::{
+    cursor::PageCursor,
+    page_query::{PageQuery, SUMMARY_COLUMNS},
+};
 pub use self::{
     cursor::{Direction, SiteSort},
     filter::SiteFilter,
     state::SiteState,
-};
-use self::{
-    cursor::{PageCursor, SortKey},
-    filter::SiteTable,
 };
 use crate::{DbTimestamp, Error, Store, sites::SiteVersion};
 
@@ -106,25 +107,6 @@ pub struct SiteSummary {
     sort_name: String,
 }
 
-/// Columns of [`SiteSummary`], of a site that may have no summary yet. Rows older than the limits on
-/// names may have longer ones; these are truncated.
-const SUMMARY_COLUMNS: &str = "site.id AS site_id, site.version::text AS version, left(coalesce(site.name, site.url), 1000) AS site, left(site.url, 4096) AS url,
-    site.tags, site.regions, site.type, site.interval_seconds, site.enabled, left(site.problem, 2000) AS problem, site.created_at,
-    coalesce(summary.state::text, 'unknown') AS state, coalesce(summary.state_since, site.created_at) AS state_since,
-    summary.incident_id, coalesce(summary.warnings::text[], '{}') AS warnings,
-    summary.uptime_24h_pct, summary.uptime_7d_pct, summary.uptime_30d_pct, summary.uptime_90d_pct,
-    summary.coverage_24h_pct, summary.coverage_7d_pct, summary.coverage_30d_pct, summary.coverage_90d_pct,
-    summary.p50_us, summary.p95_us, coalesce(summary.days, repeat('-', 365)) AS days,
-    summary.days_through::text AS days_through, coalesce(text.sort_name, '') AS sort_name";
-const SUMMARY_JOINS: &str = "JOIN picket.sites AS site ON site.id = page.id
-    JOIN picket.site_summary AS summary ON summary.site_id = page.id
-    JOIN picket.site_texts AS text ON text.site_id = page.id";
-
-/// Condition on a site that it has a summary, which it may lack after an upgrade. Checked row by row, so
-/// that a page reads no more than its rows.
-const HAS_SUMMARY_SQL: &str =
-    " AND EXISTS (SELECT FROM picket.site_conditions AS kept WHERE kept.site_id = site.id OFFSET 0)";
-
 /// Lists a page of at most `limit` sites.
 ///
 /// # Errors
@@ -140,15 +122,12 @@ pub async fn list_sites_page(
     filter.validate()?;
     let limit = check_page_limit(limit)?;
     let cursor = cursor.map(|text| PageCursor::decode(text, sort, direction)).transpose()?;
+    let query = PageQuery { filter, sort, direction, cursor: cursor.as_ref(), limit };
     let read = async {
         let mut transaction = store.begin_page_read().await?;
-        // By state the index of the list finds the few sites sooner.
-        let has_own_index = sort == SiteSort::State && filter.selects_by_status_alone();
-        let matched = if has_own_index { None } else { find_matches(&mut transaction, filter).await? };
-        let mut query = build_page_query(filter, matched.as_deref(), sort, direction, cursor.as_ref(), limit);
-        query.build_query_as().fetch_all(&mut *transaction).await
+        read_page(&mut transaction, &query).await
     };
-    let mut items: Vec<SiteSummary> = store.read_for_page("list sites", read).await?;
+    let mut items = store.read_for_page("list sites", read).await?;
     let next_cursor = take_next_cursor(&mut items, limit, |last| {
         PageCursor { sort, direction, key: sort.key_of(last), id: last.site_id }.encode()
     });
@@ -181,38 +160,80 @@ pub async fn find_site_summary(
     store.read_for_page("read the summary of the site", read).await
 }
 
-/// Counts the sites that the filter selects.
+/// Number of sites that a filter selects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MatchCount {
+    /// All of them were counted.
+    Exactly(i64),
+    /// Counting ended at this number.
+    MoreThan(i64),
+}
+
+/// Counts the sites that the filter selects. More than `max_counted` are counted only where that costs no more.
 ///
 /// # Errors
 /// If the filter is not allowed, or the database cannot be reached in time.
-pub async fn count_sites(store: &Store, filter: &SiteFilter<'_>) -> Result<i64, Error> {
+pub async fn count_sites(
+    store: &Store,
+    filter: &SiteFilter<'_>,
+    max_counted: i64,
+) -> Result<MatchCount, Error> {
     filter.validate()?;
+    let is_kept = filter.selects_by_status_alone();
     let read = async {
         let mut transaction = store.begin_page_read().await?;
-        let mut query = QueryBuilder::new("");
-        if filter.selects_by_status_alone() {
-            query.push("SELECT coalesce(sum(sites), 0)::bigint FROM picket.site_state_counts AS condition WHERE true");
+        if is_kept {
+            let sql = "SELECT coalesce(sum(sites), 0)::bigint FROM picket.site_state_counts AS condition WHERE true";
+            let mut query = QueryBuilder::new(sql);
             filter.push_conditions(&mut query, "", false);
-        } else {
-            if let Some(ids) = find_matches(&mut transaction, filter).await? {
-                return Ok(i64::try_from(ids.len()).unwrap_or(i64::MAX));
-            }
-            let id = filter.push_select(&mut query, None, |_| "count(*)".to_owned());
-            filter.push_conditions(&mut query, id, false);
+            return query.build_query_scalar().fetch_one(&mut *transaction).await;
+        }
+        let has_index = filter.has_index();
+        let mut query = QueryBuilder::new("SELECT count(*) FROM (");
+        filter.push_search(&mut query, has_index, max_counted);
+        query.push(") AS counted");
+        if has_index {
+            raw_sql(LOOK_UP_SQL).execute(&mut *transaction).await?;
         }
         query.build_query_scalar().fetch_one(&mut *transaction).await
     };
-    store.read_for_page("count sites", read).await
+    let counted: i64 = store.read_for_page("count sites", read).await?;
+    let is_cut = counted > max_counted && !is_kept;
+    Ok(if is_cut { MatchCount::MoreThan(max_counted) } else { MatchCount::Exactly(counted) })
 }
 
-/// Finds the sites that the filter selects, by its indexes; `None` if these are many. A page of many
-/// is found sooner in the order of the list, and the planner cannot tell one from the other.
+/// Reads a page, and one row more if there is a next page. Of filters with indexes of their own, those that select
+/// many sites fill a page soonest in the order of the list, and those that select few by these indexes. The planner
+/// cannot tell one from the other, and so a few rows of the list are tried first.
+async fn read_page(
+    connection: &mut PgConnection,
+    query: &PageQuery<'_>,
+) -> Result<Vec<SiteSummary>, sqlx::Error> {
+    let filter = query.filter;
+    // By state the index of the list finds the few sites sooner.
+    let is_in_order = query.sort == SiteSort::State && filter.selects_by_status_alone();
+    if !filter.has_index() || is_in_order {
+        return query.build(None).build_query_as().fetch_all(connection).await;
+    }
+    if !filter.selects_by_status_alone() {
+        let items: Vec<SiteSummary> =
+            query.build_trial().build_query_as().fetch_all(&mut *connection).await?;
+        if items.len() > query.limit {
+            return Ok(items);
+        }
+    }
+    let matched = find_matches(&mut *connection, filter).await?;
+    query.build(matched.as_deref()).build_query_as().fetch_all(connection).await
+}
+
+/// Finds the sites that the filter selects, by its indexes; `None` if these are many.
 async fn find_matches(
     connection: &mut PgConnection,
     filter: &SiteFilter<'_>,
 ) -> Result<Option<Vec<i64>>, sqlx::Error> {
-    const MAX_MATCHES: i64 = 10_000;
-    let Some(mut query) = filter.build_search(MAX_MATCHES) else { return Ok(None) };
+    const MAX_MATCHES: i64 = 2_500;
+    let mut query = QueryBuilder::new("");
+    filter.push_search(&mut query, true, MAX_MATCHES);
     raw_sql(LOOK_UP_SQL).execute(&mut *connection).await?;
     let ids: Vec<i64> = query.build_query_scalar().fetch_all(&mut *connection).await?;
     raw_sql(LOOK_UP_NO_MORE_SQL).execute(connection).await?;
@@ -239,80 +260,4 @@ pub(crate) fn take_next_cursor<T>(
     }
     items.truncate(limit);
     items.last().map(encode)
-}
-
-/// Builds the statement of a page: rows with a key first, then those without one. The second part
-/// runs only if the first one does not fill the page.
-fn build_page_query(
-    filter: &SiteFilter<'_>,
-    matched: Option<&[i64]>,
-    sort: SiteSort,
-    direction: Direction,
-    cursor: Option<&PageCursor>,
-    limit: usize,
-) -> QueryBuilder<Postgres> {
-    let (column, table) = (sort.column(), sort.table());
-    let id = table.id_column();
-    let (order, after) = match direction {
-        Direction::Ascending => ("ASC", ">"),
-        Direction::Descending => ("DESC", "<"),
-    };
-    let rows = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
-    let mut query = QueryBuilder::new("WITH page AS MATERIALIZED (");
-    let push_part = |query: &mut QueryBuilder<Postgres>, condition: &str| {
-        let columns = format!("{id} AS id, {column} AS key");
-        query.push("(");
-        match matched {
-            // An index of the key and the id has all that this reads.
-            Some(matched) => {
-                query.push(format!("SELECT {columns} FROM {} WHERE {id} = ANY (", table.source()));
-                query.push_bind(matched.to_vec()).push(")");
-            }
-            None => {
-                filter.push_select(query, Some(table), |_| columns);
-                filter.push_conditions(query, id, false);
-            }
-        }
-        // A site has rows in either all other tables or none.
-        if table == SiteTable::Sites {
-            query.push(HAS_SUMMARY_SQL);
-        }
-        query.push(condition);
-    };
-    let is_among_nulls = sort.is_nullable() && cursor.is_some_and(|cursor| cursor.key == SortKey::Null);
-    if !is_among_nulls {
-        let condition = if sort.is_nullable() { format!(" AND {column} IS NOT NULL") } else { String::new() };
-        push_part(&mut query, &condition);
-        if let Some(cursor) = cursor {
-            match sort {
-                SiteSort::Created => query.push(format!(" AND {id} {after} ")).push_bind(cursor.id),
-                _ => {
-                    query.push(format!(" AND ({column}, {id}) {after} ("));
-                    cursor.key.push_bind(&mut query);
-                    query.push(", ").push_bind(cursor.id).push(")")
-                }
-            };
-        }
-        query.push(format!(" ORDER BY {column} {order}, {id} {order} LIMIT ")).push_bind(rows);
-        query.push(")");
-    }
-    if sort.is_nullable() {
-        if !is_among_nulls {
-            query.push(" UNION ALL ");
-        }
-        push_part(&mut query, &format!(" AND {column} IS NULL"));
-        if let Some(cursor) = cursor.filter(|_| is_among_nulls) {
-            query.push(format!(" AND {id} {after} ")).push_bind(cursor.id);
-        }
-        query.push(format!(" ORDER BY {column} {order}, {id} {order} LIMIT ")).push_bind(rows);
-        query.push(")");
-    }
-    // Of a single part this would be a second limit, which the grammar forbids.
-    if sort.is_nullable() && !is_among_nulls {
-        query.push(" LIMIT ").push_bind(rows);
-    }
-    query.push(format!(
-        ") SELECT {SUMMARY_COLUMNS} FROM page {SUMMARY_JOINS} ORDER BY page.key {order} NULLS LAST, page.id {order}"
-    ));
-    query
 }

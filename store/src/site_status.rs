@@ -1,6 +1,6 @@
 //! Status of sites and their recent results.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use picket_proto::{SiteId, Timestamp};
 use serde::Serialize;
@@ -10,7 +10,7 @@ use crate::{DbTimestamp, Error, Store};
 /// Deadline of a status query; reports may read many rows.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A row of `report.site_status`, with the site's warnings and its problem.
+/// A row of `report.site_status`, with the site's warnings, maintenance and problem.
 #[derive(Clone, Debug, Serialize, sqlx::FromRow)]
 pub struct SiteStatus {
     /// Id of the site.
@@ -35,8 +35,14 @@ pub struct SiteStatus {
     pub incident_id: Option<i64>,
     /// Kinds of the open warnings.
     pub warnings: Vec<String>,
+    /// True in a maintenance window.
+    pub in_maintenance: bool,
+    /// End of the maintenance; absent for an open-ended window.
+    pub maintenance_until: Option<DbTimestamp>,
     /// Reason why the site cannot be checked.
     pub problem: Option<String>,
+    /// Reason why the status is `unknown`, by region.
+    pub unknown_reason: Option<String>,
 }
 
 /// A schedule in force.
@@ -85,18 +91,7 @@ pub async fn list_site_status(store: &Store) -> Result<Vec<SiteStatus>, Error> {
         .with_timeout(
             STATUS_TIMEOUT,
             "read the status of sites",
-            sqlx::query_as(
-                // Rows older than the limit on names may have longer ones; these are truncated.
-                "SELECT status.site_id, left(status.site, 1000) AS site, left(status.url, 4096) AS url, status.status,
-                        status.since, status.last_check_at, status.regions_up, status.regions_down,
-                        status.regions_silent, status.incident_id, coalesce(warning.kinds, '{}') AS warnings,
-                        left(site.problem, 2000) AS problem
-                 FROM report.site_status AS status JOIN picket.sites AS site ON site.id = status.site_id
-                 LEFT JOIN (SELECT site_id, array_agg(kind::text ORDER BY kind) AS kinds FROM picket.warnings
-                            WHERE closed_at IS NULL GROUP BY site_id) AS warning ON warning.site_id = status.site_id
-                 ORDER BY array_position('{down,unknown,paused,up}', status.status), status.site_id",
-            )
-            .fetch_all(&store.pool),
+            sqlx::query_as(include_str!("site_status/site_status.sql")).fetch_all(&store.pool),
         )
         .await
 }
@@ -137,7 +132,8 @@ pub async fn list_schedules(
         .collect())
 }
 
-type RecentCheckRow = (DbTimestamp, String, String, Option<String>, Option<String>, Option<i16>, Option<f64>);
+type RecentCheckRow =
+    (i64, DbTimestamp, String, String, Option<String>, Option<String>, Option<i16>, Option<f64>);
 
 /// Lists the newest results of a site, the newest first, up to `max_per_region` for each region: those of now, or
 /// those that were the newest at a past time.
@@ -150,27 +146,36 @@ pub async fn list_recent_checks(
     max_per_region: i64,
     at: Option<Timestamp>,
 ) -> Result<Vec<RecentCheck>, Error> {
-    let rows: Vec<RecentCheckRow> = store
-        .with_timeout(
-            STATUS_TIMEOUT,
-            "read the site's last results",
-            sqlx::query_as(include_str!("site_status/last_checks.sql"))
-                .bind(site.0)
-                .bind(max_per_region)
-                .bind(at.map(DbTimestamp))
-                .fetch_all(&store.pool),
-        )
-        .await?;
-    Ok(rows
-        .into_iter()
-        .map(|(scheduled_at, region, outcome, cause, message, http_status, total_ms)| RecentCheck {
-            scheduled_at: scheduled_at.into(),
-            region,
-            outcome,
-            cause,
-            message,
-            http_status,
-            total_ms,
-        })
-        .collect())
+    let mut checks = list_recent_checks_by_site(store, &[site], max_per_region, at).await?;
+    Ok(checks.remove(&site).unwrap_or_default())
+}
+
+/// Lists the newest results of each of these sites, as [`list_recent_checks`] does.
+///
+/// # Errors
+/// If the database cannot be reached in time.
+pub async fn list_recent_checks_by_site(
+    store: &Store,
+    sites: &[SiteId],
+    max_per_region: i64,
+    at: Option<Timestamp>,
+) -> Result<HashMap<SiteId, Vec<RecentCheck>>, Error> {
+    let ids: Vec<i64> = sites.iter().map(|site| site.0).collect();
+    let read = async {
+        let mut transaction = store.begin_page_read().await?;
+        sqlx::query_as(include_str!("site_status/last_checks.sql"))
+            .bind(ids)
+            .bind(max_per_region)
+            .bind(at.map(DbTimestamp))
+            .fetch_all(&mut *transaction)
+            .await
+    };
+    let rows: Vec<RecentCheckRow> = store.read_for_page("read the last results of sites", read).await?;
+    let mut by_site = HashMap::<_, Vec<_>>::new();
+    for (site, scheduled_at, region, outcome, cause, message, http_status, total_ms) in rows {
+        let scheduled_at = scheduled_at.into();
+        let check = RecentCheck { scheduled_at, region, outcome, cause, message, http_status, total_ms };
+        by_site.entry(SiteId(site)).or_default().push(check);
+    }
+    Ok(by_site)
 }

@@ -18,7 +18,7 @@ pub use self::{
         read_versioned_site, update_site_version,
     },
 };
-use crate::{DbTimestamp, Error, Store};
+use crate::{DbTimestamp, Error, Store, error::DriverError};
 
 const SITES_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -92,7 +92,7 @@ pub async fn update_site(store: &Store, id: SiteId, spec: &SiteSpec) -> Result<(
 
 /// Converts a constraint violation of the schema into an error of the store.
 pub(crate) fn map_constraint_error(error: Error) -> Error {
-    let Error::Database { source: sqlx::Error::Database(database), .. } = &error else {
+    let Error::Database { source: DriverError(sqlx::Error::Database(database)), .. } = &error else {
         return error;
     };
     match database.constraint() {

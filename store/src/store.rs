@@ -154,7 +154,7 @@ impl Store {
         let _ = guard.close().await;
         // The pool must not receive a connection with these settings.
         let _ = connection.close().await;
-        migrated.map_err(|error| Error::MigrationFailed(Box::new(error)))
+        Ok(migrated?)
     }
 
     /// Migrates unless the schema is new enough, which is the faster check. Returns true if the
@@ -345,7 +345,7 @@ async fn lock_migrations(guard: &mut PgConnection) -> Result<(), Error> {
         match guard.ensure_migrations_table(TABLE).await {
             Ok(()) => break,
             Err(_) if attempt < ATTEMPTS => {}
-            Err(error) => return Err(Error::MigrationFailed(Box::new(error))),
+            Err(error) => return Err(error.into()),
         }
     }
     // This mode conflicts with itself but with no read or write. The timeout allows for long

@@ -1,7 +1,12 @@
 //! Lists of incidents and of warnings.
 
 use axum::{extract::State, response::Response};
-use picket_store::{regions, reports};
+use picket_proto::RegionName;
+use picket_runtime::clock;
+use picket_store::{
+    incident_pages::{self, EpisodeFilter, ListedIncident},
+    regions, reports,
+};
 
 use super::{
     PageError, Visitor,
@@ -22,10 +27,19 @@ pub(super) async fn show_incidents(
     State(api): State<Api>,
     PageQuery(query): PageQuery<ReportQuery>,
 ) -> Result<Response, PageError> {
-    let filter = query.to_filter(&visitor, DEFAULT_DAYS)?;
-    let store = api.store.clone();
-    let read = api.reports.run(async move { reports::report_incidents(&store, &filter).await }).await;
-    let rows = read.map_err(|problem| visitor.fail(problem))?.map_err(|error| visitor.fail(error))?;
+    let report = query.to_filter(&visitor, DEFAULT_DAYS)?;
+    // One row more shows that there are others.
+    let limit = i64::try_from(MAX_ROWS + 1).unwrap_or(i64::MAX);
+    let filter = EpisodeFilter {
+        tags: report.tag_limit.as_deref(),
+        tag: report.tag.as_deref(),
+        region: report.region.as_ref().map(RegionName::as_str),
+        from: Some(report.find_start(clock::wall_clock_now())),
+        limit,
+        ..EpisodeFilter::default()
+    };
+    let read = incident_pages::list_incidents(&api.store, &filter);
+    let rows = read.await.map_err(|error| visitor.fail(error))?;
     let open = rows.iter().filter(|row| row.closed_at.is_none()).count();
     let subline = match rows.len() {
         count @ ..=MAX_ROWS => format!("{count} in this span, {open} open"),
@@ -67,7 +81,7 @@ pub(super) async fn list_region_names(visitor: &Visitor, api: &Api) -> Result<Ve
     Ok(names.iter().map(ToString::to_string).collect())
 }
 
-fn tabulate_incidents(rows: &[reports::IncidentRow]) -> TableView {
+fn tabulate_incidents(rows: &[ListedIncident]) -> TableView {
     let columns = ["State", "Site", "Opened (UTC)", "Closed (UTC)", "Duration", "Cause", "Message"];
     TableView::new("incidents", "Incidents, the newest first", &columns)
         .with_empty("No incident was open in this span.", "")

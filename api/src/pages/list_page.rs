@@ -9,7 +9,7 @@ use super::{
 };
 
 /// Maximum rows of a table on a page.
-pub(super) const MAX_ROWS: usize = 500;
+pub(super) const MAX_ROWS: usize = 200;
 
 /// Value of a cell.
 #[derive(Clone, Debug, PartialEq, Eq)]

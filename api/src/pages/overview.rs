@@ -145,11 +145,13 @@ async fn read_overview(visitor: &Visitor, api: &Api) -> Result<OverviewData, pic
     let filter = SiteFilter { status: &not_up, tag_limit, ..SiteFilter::default() };
     let listed =
         site_list::list_sites_page(store, &filter, SiteSort::State, Direction::Ascending, None, MAX_TROUBLE);
-    let mut trouble = Vec::new();
-    for summary in listed.await?.items {
-        let newest = site_status::list_recent_checks(store, SiteId(summary.site_id), 1, None).await?;
-        trouble.push((summary, newest));
-    }
+    let listed = listed.await?.items;
+    let sites: Vec<SiteId> = listed.iter().map(|summary| SiteId(summary.site_id)).collect();
+    let mut newest = site_status::list_recent_checks_by_site(store, &sites, 1, None).await?;
+    let trouble = listed.into_iter().map(|summary| {
+        let newest = newest.remove(&SiteId(summary.site_id)).unwrap_or_default();
+        (summary, newest)
+    });
     let filter = EpisodeFilter {
         tags: tag_limit,
         from: Some(clock::wall_clock_now().saturating_sub(INCIDENT_SPAN)),
@@ -158,7 +160,7 @@ async fn read_overview(visitor: &Visitor, api: &Api) -> Result<OverviewData, pic
     };
     Ok(OverviewData {
         counts: site_counts::count_states(store, tag_limit).await?,
-        trouble,
+        trouble: trouble.collect(),
         regions: regions::list_region_overview(store, tag_limit).await?,
         incidents: incident_pages::list_incidents(store, &filter).await?,
         ledger: match tag_limit {

@@ -83,15 +83,17 @@ async fn read_past(
     let latest =
         EpisodeFilter { from: Some(at.saturating_sub(INCIDENT_SPAN)), limit: MAX_INCIDENTS, ..open.clone() };
     let view = |incident| view_incident_at(incident, at);
-    let mut trouble = Vec::new();
     let listed = incident_pages::list_incidents(store, &open).await?.into_iter().map(view);
-    for incident in listed.filter(|incident| incident.closed_at.is_none()) {
-        let site = SiteId(incident.site_id);
-        trouble.push((incident, site_status::list_recent_checks(store, site, 1, Some(at)).await?));
-    }
+    let listed: Vec<_> = listed.filter(|incident| incident.closed_at.is_none()).collect();
+    let sites: Vec<SiteId> = listed.iter().map(|incident| SiteId(incident.site_id)).collect();
+    let mut newest = site_status::list_recent_checks_by_site(store, &sites, 1, Some(at)).await?;
+    let trouble = listed.into_iter().map(|incident| {
+        let newest = newest.remove(&SiteId(incident.site_id)).unwrap_or_default();
+        (incident, newest)
+    });
     Ok(PastOverview {
         counts: moments::count_sites_at(store, tags, at).await?,
-        trouble,
+        trouble: trouble.collect(),
         regions: moments::list_regions_at(store, tags, at).await?,
         incidents: incident_pages::list_incidents(store, &latest).await?.into_iter().map(view).collect(),
         ledger: match tags {

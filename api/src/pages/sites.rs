@@ -4,7 +4,7 @@ use askama::Template;
 use axum::{extract::State, response::Response};
 use picket_proto::{RegionName, Timestamp, ValidationError};
 use picket_store::{
-    site_list::{self, Direction, Page, SiteFilter, SiteSort, SiteState, SiteSummary},
+    site_list::{self, Direction, MatchCount, Page, SiteFilter, SiteSort, SiteState, SiteSummary},
     sites::SiteVersion,
 };
 
@@ -13,7 +13,8 @@ use super::{
     frame::{Frame, Section},
     incidents::list_region_names,
     input::PageQuery,
-    parts::{Behind, Pager, SortLink, StatusMark, TagLink, format_count, format_percent},
+    overview::count_nouns,
+    parts::{Behind, Pager, SortLink, StatusMark, TagLink, format_percent},
     render_page,
 };
 use crate::{
@@ -25,6 +26,8 @@ use crate::{
 
 /// Sites on a page.
 const PAGE_ROWS: u32 = 50;
+/// Number up to which the sites that a filter selects are counted.
+const MAX_COUNTED: i64 = 1_000;
 /// Days of the drawing of each site.
 const STRIP_DAYS: usize = 90;
 
@@ -117,7 +120,8 @@ pub(super) async fn show_sites(
     let cursor = Some(query.cursor.as_str()).filter(|cursor| !cursor.is_empty());
     let listed = site_list::list_sites_page(&api.store, &filter, sort, direction, cursor, PAGE_ROWS);
     let page = listed.await.map_err(|error| visitor.fail(error))?;
-    let count = site_list::count_sites(&api.store, &filter).await.map_err(|error| visitor.fail(error))?;
+    let count = site_list::count_sites(&api.store, &filter, MAX_COUNTED);
+    let count = count.await.map_err(|error| visitor.fail(error))?;
     let regions = list_region_names(&visitor, &api).await?;
     let frame = visitor.frame("Sites", Section::Sites);
     let may_write = visitor.access.allows(Scope::Write);
@@ -209,12 +213,22 @@ pub(super) fn mark_status(summary: &SiteSummary) -> StatusMark {
     }
 }
 
+/// The number of sites, within a sentence.
+fn describe_count(count: MatchCount, is_filtered: bool) -> String {
+    let (before, number) = match count {
+        MatchCount::Exactly(number) => ("", number),
+        MatchCount::MoreThan(number) => ("more than ", number),
+    };
+    let after = if is_filtered { " match" } else { "" };
+    format!("{before}{}{after}", count_nouns(number, "site"))
+}
+
 impl SitesPage {
     fn new(
         frame: Frame,
         query: SiteQuery,
         page: Page<SiteSummary>,
-        count: i64,
+        count: MatchCount,
         regions: Vec<String>,
         may_write: bool,
         public_url: &str,
@@ -230,22 +244,17 @@ impl SitesPage {
             query.link_column("p95 24 h", "p95", true),
             SortLink { name: "Last 90 days", href: None, direction: None, is_number: false },
         ];
-        let noun = if count == 1 { "site" } else { "sites" };
-        let subline = if query.is_set() {
-            format!("{} {noun} match", format_count(count))
-        } else {
-            format!("{} {noun}", format_count(count))
-        };
+        let counted = describe_count(count, query.is_set());
         let api_query = query.address().replacen("/sites", "", 1);
         Self {
             frame,
-            subline: subline.clone(),
+            subline: counted.replacen("more than", "More than", 1),
             may_write,
             statuses: SiteState::ALL_STATES.map(SiteState::as_str),
             regions,
             columns,
             rows: page.items.iter().map(SiteRow::new).collect(),
-            pager: Pager { shown: format!("{} of {subline}", page.items.len()), first, next },
+            pager: Pager { shown: format!("{} of {counted}", page.items.len()), first, next },
             behind: Behind {
                 sql: "SELECT * FROM report.site_status ORDER BY status, since;".to_owned(),
                 command: "picket status".to_owned(),
@@ -289,6 +298,13 @@ mod tests {
         let labels: Vec<_> = cells.iter().map(|cell| (cell.label.as_str(), cell.state)).collect();
         assert_eq!(labels, [("28 Feb 2026", CellState::Up), ("1 Mar 2026", CellState::Down)]);
         assert!(list_days("", None, 90).is_empty());
+    }
+
+    #[test]
+    fn a_count_says_whether_there_are_more() {
+        assert_eq!(describe_count(MatchCount::Exactly(1), true), "1 site match");
+        assert_eq!(describe_count(MatchCount::Exactly(0), false), "0 sites");
+        assert_eq!(describe_count(MatchCount::MoreThan(100), true), "more than 100 sites match");
     }
 
     #[test]

@@ -104,6 +104,7 @@ async fn list_warnings(
     let request = PageRequest::new(query.limit, query.cursor.as_deref())?;
     let filter = EpisodeFilter {
         tags: access.tag_limit(),
+        tag: None,
         open: query.open,
         site_id: query.site,
         region: query.region.as_ref().map(RegionName::as_str),

@@ -10,6 +10,7 @@ use std::{
 };
 
 use picket_proto::{
+    ValidationError,
     site::{IntervalRange, SiteFields, SiteIdentity, SiteSpec},
     site_plan::DesiredSites,
     validation::sanitize_text,
@@ -59,8 +60,7 @@ pub(super) fn parse_sites_file(
     for (position, entry) in typed.sites.into_iter().flatten().enumerate() {
         let line = entry.referenced.line();
         let url = entry.value.url.clone();
-        let check = |spec: &SiteSpec| spec.refuse_hidden_values().and_then(|()| spec.validate(intervals));
-        match entry.value.into_spec().and_then(|spec| check(&spec).map(|()| spec)) {
+        match entry.value.into_spec().and_then(|spec| check_entry(&spec, intervals).map(|()| spec)) {
             Ok(spec) => {
                 wanted.sites.push(spec);
                 lines.push(line);
@@ -78,6 +78,12 @@ pub(super) fn parse_sites_file(
         true => Ok(wanted),
         false => Err(refusals.iter().map(|(line, why)| format!("{name}, line {line}{why}")).collect()),
     }
+}
+
+/// Validates an entry as it is applied.
+pub(super) fn check_entry(spec: &SiteSpec, intervals: IntervalRange) -> Result<(), ValidationError> {
+    spec.refuse_hidden_values()?;
+    spec.validate(intervals)
 }
 
 /// Refuses entries with the identity of an earlier one by the lines of both; the database would only

@@ -1,4 +1,4 @@
-//! docs/reference/configuration.md: options and variables of the four processes, and the variables of `picket`.
+//! docs/reference/configuration.md: options and variables of the processes, and the variables of `picket`.
 
 use std::collections::BTreeMap;
 

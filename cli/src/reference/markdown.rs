@@ -93,6 +93,11 @@ pub(super) fn default_and_help(arg: &Arg) -> (String, String) {
     if !values.is_empty() {
         help = format!("{help} One of {}.", values.join(", "));
     }
+    let aliases = arg.get_visible_aliases().unwrap_or_default();
+    if !aliases.is_empty() {
+        let aliases: Vec<_> = aliases.iter().map(|alias| code_span(&format!("--{alias}"))).collect();
+        help = format!("{help} Also {}.", aliases.join(", "));
+    }
     (default, help)
 }
 

@@ -1,4 +1,4 @@
-//! docs/reference/metrics.md: the metrics of the three processes, from the registries that `/metrics` encodes.
+//! docs/reference/metrics.md: the metrics of the processes, from the registries that `/metrics` encodes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +17,7 @@ struct Metric {
     labels: BTreeMap<String, BTreeSet<String>>,
 }
 
-/// Sections of the processes; metrics of all three have one of their own.
+/// Sections of the processes; metrics of all of them have one of their own.
 pub(super) fn generate() -> String {
     let processes = process_registries()
         .map(|(name, health)| (name, parse_openmetrics(&health.encode_metrics().unwrap_or_default())));
@@ -36,22 +36,24 @@ pub(super) fn generate() -> String {
 }
 
 /// The registry of each process, with a series in each family: families without series are not encoded.
-fn process_registries() -> [(&'static str, Health); 4] {
+fn process_registries() -> [(&'static str, Health); 5] {
     let region =
         PLACEHOLDER.parse::<RegionName>().unwrap_or_else(|_| unreachable!("the placeholder is a name"));
-    let [coordinator, prober, sink, api] = std::array::from_fn(|_| Health::new());
-    for health in [&coordinator, &prober, &sink, &api] {
+    let [coordinator, prober, sink, notifier, api] = std::array::from_fn(|_| Health::new());
+    for health in [&coordinator, &prober, &sink, &notifier, &api] {
         Bus::describe_metrics(health);
         PipelineHandle::describe_metrics(health);
     }
     picket_coordinator::describe_metrics(&coordinator, PLACEHOLDER);
     picket_prober::describe_metrics(&prober, &region, PLACEHOLDER);
     picket_sink::describe_metrics(&sink, PLACEHOLDER);
+    picket_notifier::describe_metrics(&notifier, PLACEHOLDER);
     picket_api::describe_metrics(&api, PLACEHOLDER);
     [
         ("picket-coordinator", coordinator),
         ("picket-prober", prober),
         ("picket-sink", sink),
+        ("picket-notifier", notifier),
         ("picket-api", api),
     ]
 }

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use sqlx::{Connection, PgConnection};
+
 use crate::Picket;
 
 const FILE: &str = "\
@@ -44,6 +46,66 @@ async fn an_exported_file_applies_without_changes() {
         "{exported}"
     );
     assert_eq!(picket.run_ok(&["export"]), exported);
+}
+
+#[tokio::test]
+async fn a_site_that_apply_would_refuse_is_left_out_of_the_export_by_its_reason_and_exit_code() {
+    let picket = Picket::new().await;
+    picket.apply_yaml(FILE, &[]);
+    let mut database = PgConnection::connect(&picket.database_url).await.unwrap();
+    sqlx::raw_sql(
+        "INSERT INTO picket.sites (url, regex) VALUES ('https://refused.example/', '(');
+         INSERT INTO picket.sites (url, interval_seconds) VALUES ('https://hasty.example/', 1)",
+    )
+    .execute(&mut database)
+    .await
+    .unwrap();
+
+    let exported = picket.run(&["export"]);
+    let file = String::from_utf8(exported.stdout).unwrap();
+    let notes = String::from_utf8(exported.stderr).unwrap();
+    let applied = picket.apply_yaml(&file, &[]);
+
+    assert_eq!(exported.status.code(), Some(1));
+    assert!(file.contains("b.example") && !file.contains("refused") && !file.contains("hasty"), "{file}");
+    assert_eq!(notes.lines().count(), 2, "{notes}");
+    for part in [
+        "site 3 (https://refused.example/)",
+        "regex: ",
+        "site 4 (https://hasty.example/)",
+        "interval_seconds: '1'",
+    ] {
+        assert!(notes.contains(part), "{part}: {notes}");
+    }
+    assert_eq!(String::from_utf8_lossy(&applied.stdout), "0 added, 0 changed, 0 removed, 2 unchanged\n");
+}
+
+#[tokio::test]
+async fn regions_of_a_file_without_probers_are_warned_of() {
+    let picket = Picket::new().await;
+    picket.run_ok(&["region", "add", "asia"]);
+    let mut database = PgConnection::connect(&picket.database_url).await.unwrap();
+    sqlx::raw_sql(
+        "INSERT INTO picket.silent_regions (region_id, since)
+         SELECT id, now() FROM picket.regions WHERE name IN ('eu', 'asia')",
+    )
+    .execute(&mut database)
+    .await
+    .unwrap();
+    let warnings = |file: &str| String::from_utf8(picket.apply_yaml(file, &["--dry-run"]).stderr).unwrap();
+
+    let some = warnings("regions: [us]\nsites:\n  - url: https://a.example/\n    regions: [eu]\n");
+    let all = warnings("sites:\n  - url: https://a.example/\n");
+    let added = picket.run(&["region", "add", "eu"]);
+
+    assert_eq!(
+        some,
+        "picket: region eu has no active prober: without a prober its checks are missed; start one: picket-prober --region eu\n\
+         picket: region us is new: without a prober its checks are missed; start one: picket-prober --region us\n"
+    );
+    assert!(all.contains("region asia has") && all.contains("region eu has"), "{all}");
+    let said = String::from_utf8(added.stderr).unwrap();
+    assert!(said.contains("region eu has no active prober"), "{said}");
 }
 
 #[tokio::test]

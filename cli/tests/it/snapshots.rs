@@ -115,6 +115,30 @@ async fn status_ledger_and_reports_of_checks() {
     assert_output("ledger", &picket.run_ok(&["ledger", "--since", "4h"]));
 }
 
+#[tokio::test]
+async fn status_of_sites_in_maintenance_and_of_unknown_ones() {
+    let picket = Picket::new().await;
+    picket.run_ok(&["region", "add", "us"]);
+    picket.run_ok(&["site", "add", "https://new.example", "--region", "eu"]);
+    picket.run_ok(&["site", "add", "https://missed.example", "--region", "eu", "--region", "us"]);
+    picket.run_ok(&["maintenance", "add", "1", "--to", "2099-12-01T22:00:00Z"]);
+    picket.run_ok(&["maintenance", "add", "2"]);
+    let mut database = PgConnection::connect(&picket.database_url).await.unwrap();
+    sqlx::raw_sql(
+        "UPDATE picket.schedules SET valid_from = now() - interval '1 hour';
+         INSERT INTO picket.silent_regions (region_id, since) SELECT id, now() FROM picket.regions WHERE name = 'us';
+         INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome, cause)
+         SELECT tick, site_id, region_id, 'scheduled', 'missed', 'overloaded' FROM picket.schedules
+         CROSS JOIN picket.ticks(interval_ms, phase_ms, valid_from, now(), now() - interval '5 minutes', now()) AS tick
+         WHERE site_id = 2",
+    )
+    .execute(&mut database)
+    .await
+    .unwrap();
+
+    assert_output("status_unknown", &picket.run_ok(&["status"]));
+}
+
 const ASSERTING_FILE: &str = r#"
 sites:
   - url: https://api.example/health

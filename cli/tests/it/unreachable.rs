@@ -39,6 +39,37 @@ fn an_unreachable_server_is_named_with_a_remedy() {
 }
 
 #[test]
+fn without_an_address_the_directories_that_were_searched_are_named_with_the_options() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| picket_command(dir.path()).args(arguments).output().unwrap();
+
+    let here = unreachable_error(&run(&["status"]));
+    let named = unreachable_error(&run(&["status", "--data-dir", "elsewhere"]));
+
+    for part in [".picket/env or .picket-demo/env", "'picket up'", "--data-dir", "DATABASE_URL"] {
+        assert!(here.contains(part), "{part}: {here}");
+    }
+    assert!(named.contains("elsewhere/env") && !named.contains(".picket-demo"), "{named}");
+}
+
+#[tokio::test]
+async fn an_error_of_the_database_is_shown_without_the_line_of_its_source() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = shared_postgres().await.create_database().await;
+    let (server, _) = url.rsplit_once('/').unwrap();
+
+    let output = picket_command(dir.path())
+        .env("DATABASE_URL", format!("{server}/nothing"))
+        .arg("status")
+        .output()
+        .unwrap();
+
+    let said = unreachable_error(&output);
+    assert!(said.contains("database \"nothing\" does not exist"), "{said}");
+    assert!(!said.contains("at line"), "{said}");
+}
+
+#[test]
 fn a_running_up_is_found_by_its_environment_file() {
     let dir = tempfile::tempdir().unwrap();
     let port = non_ephemeral_port();

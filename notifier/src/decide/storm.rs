@@ -7,7 +7,10 @@ use picket_proto::Timestamp;
 use picket_store::lanes::LaneContents;
 use serde::{Deserialize, Serialize};
 
-use super::group::{Group, find_retry, is_fresh_beginning};
+use super::{
+    PlannedItem,
+    group::{Group, find_retry, is_fresh_beginning},
+};
 use crate::{message::Verdict, text::describe_count};
 
 /// Times of digests after the first, from the start of the storm.
@@ -73,7 +76,8 @@ pub(super) fn decide_storm(
 ) -> StormDecision {
     let now = contents.now;
     let told = || groups.values().flat_map(Group::items);
-    let fresh = told().filter(|told| is_fresh_beginning(told)).count();
+    let is_fresh = |told: &&PlannedItem<'_>| is_fresh_beginning(told) && told.verdict != Verdict::WasDown;
+    let fresh = told().filter(is_fresh).count();
     // An attempt of a digest that failed is repeated at its time, whatever has come since.
     let retry_at = find_retry(told()).filter(|at| *at > now);
     let Some(storm) = storm else {
@@ -82,7 +86,8 @@ pub(super) fn decide_storm(
         let ready_at = groups.values().filter_map(Group::beginnings_ready_at).min();
         return match (is_storm, ready_at, retry_at) {
             (true, Some(at), None) if at <= now => {
-                StormDecision::Send { notes: Vec::new(), storm: Some(Some(Storm::start(now))) }
+                let notes = describe_gap(groups, contents).unwrap_or_default();
+                StormDecision::Send { notes, storm: Some(Some(Storm::start(now))) }
             }
             (true, Some(at), retry_at) => {
                 StormDecision::Hold { until: retry_at.unwrap_or(at).max(at), storm: None }

@@ -13,7 +13,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use picket_proto::{Check, http_options::HttpVersion};
-use picket_runtime::Secrets;
+use picket_runtime::{AddressPolicy, Secrets, error_source::find_source};
 use reqwest::{
     Body, Request, Response, StatusCode,
     header::{HOST, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION},
@@ -28,11 +28,9 @@ use tower::Service;
 use url::{Host, Url};
 
 use super::{
-    address_policy::AddressPolicy,
     connection_error::ConnectionError,
     connection_plan::ConnectionPlan,
     destination::Destination,
-    error_text::find_source,
     failure::Failure,
     plain_http::{BoxError, HyperResolver, MeteredStream, set_default_headers},
     resolver::Resolver,

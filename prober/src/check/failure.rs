@@ -3,10 +3,11 @@
 use std::{error::Error, io, net::SocketAddr, time::Duration};
 
 use picket_proto::{Cause, validation::sanitize_text};
+use picket_runtime::error_source::{find_source, innermost_source};
 
 use super::{
     connection_error::ConnectionError,
-    error_text::{describe_http_error, describe_io_error, find_source, innermost_source},
+    error_text::{describe_http_error, describe_io_error},
     gateway::is_way_blocked,
     os_error::{has_route, is_resource_exhaustion},
     proxy::liveness,

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 
 use picket_proto::{Cause, Outcome, Timestamp, Timing, Warning, result::Details};
-use picket_runtime::clock;
+use picket_runtime::{NetworkScope, clock};
 
-use super::{failure::Failure, network_scope::NetworkScope};
+use super::failure::Failure;
 
 /// Observations of a check.
 #[derive(Clone, Debug, PartialEq)]

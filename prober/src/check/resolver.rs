@@ -7,12 +7,16 @@ mod threads;
 use std::{
     fs::File,
     io,
-    net::{IpAddr, SocketAddr, ToSocketAddrs},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
 use picket_proto::{Cause, IpVersion};
+use picket_runtime::{
+    AddressPolicy,
+    name_lookup::{Lookup, UNANSWERED_REASON, describe_lookup_error},
+};
 use prometheus_client::metrics::gauge::Gauge;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::{
@@ -23,7 +27,6 @@ use tokio::{
 pub(super) use self::name_server_probe::system_name_servers as name_servers;
 use self::{name_server_probe::NameServers, threads::ResolverThreads};
 use super::{
-    address_policy::AddressPolicy,
     os_error::is_resource_exhaustion,
     timing::{self, Phase, PhaseRecorder},
 };
@@ -63,14 +66,6 @@ impl ResolveError {
             _ => Cause::Dns,
         }
     }
-}
-
-/// Function that resolves a host name; may block its thread.
-pub type Lookup = Arc<dyn Fn(&str) -> std::io::Result<Vec<IpAddr>> + Send + Sync>;
-
-/// Resolves with the system's resolver.
-pub(super) fn system_lookup() -> Lookup {
-    Arc::new(|host| Ok((host, 0).to_socket_addrs()?.map(|address| address.ip()).collect()))
 }
 
 /// Resolver for reqwest and hyper.
@@ -247,42 +242,25 @@ fn filter_addresses(
     let version = marks.as_ref().map_or(IpVersion::Any, |marks| marks.ip_version);
     let of_version: Vec<IpAddr> =
         found.into_iter().filter(|address| version.allows_address(*address)).collect();
-    let Some(first) = of_version.first().copied() else {
+    if of_version.is_empty() {
         let family = match version {
             IpVersion::Any => "IP",
             IpVersion::V4 => "IPv4",
             IpVersion::V6 => "IPv6",
         };
         return Err(ResolveError::NoAddress { host: host.to_owned(), family });
-    };
-    let vetted: Vec<IpAddr> =
-        of_version.into_iter().filter(|address| addresses.is_allowed(*address)).collect();
-    // A name with any allowed address is usable; forbidden addresses are only skipped.
-    if vetted.is_empty() {
-        if let Some(marks) = marks {
-            marks.set_blocked_address(first);
-        }
-        return Err(ResolveError::Blocked { host: host.to_owned(), address: first });
     }
+    let vetted = addresses.vet_addresses(of_version).map_err(|address| {
+        if let Some(marks) = &marks {
+            marks.set_blocked_address(address);
+        }
+        ResolveError::Blocked { host: host.to_owned(), address }
+    })?;
     if let Some(marks) = marks {
         marks.set_candidates(vetted.iter().copied());
     }
     // reqwest takes the port from the URL.
     Ok(vetted.into_iter().map(|address| SocketAddr::new(address, 0)).collect())
-}
-
-const UNANSWERED_REASON: &str = "the name servers did not answer";
-
-/// Error text of the system without its preamble.
-fn describe_lookup_error(why: &std::io::Error) -> String {
-    let text = why.to_string();
-    let reason = text.rsplit(": ").next().unwrap_or(&text);
-    match reason {
-        "Name or service not known" => "there is no such name".to_owned(),
-        "No address associated with hostname" => "the name has no address".to_owned(),
-        "Temporary failure in name resolution" => UNANSWERED_REASON.to_owned(),
-        other => other.to_owned(),
-    }
 }
 
 #[cfg(test)]

@@ -3,10 +3,14 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use ipnet::IpNet;
-use picket_runtime::Secrets;
+use picket_runtime::{
+    Secrets,
+    name_lookup::{Lookup, system_lookup},
+    tls_roots::RootsError,
+};
 use prometheus_client::metrics::gauge::Gauge;
 
-use super::resolver::{self, Lookup};
+use super::resolver;
 
 /// Maximum headers of a response.
 pub(super) const MAX_HEADERS: usize = 256;
@@ -47,7 +51,7 @@ impl Default for ClientOptions {
         Self {
             user_agent: concat!("Picket/", env!("CARGO_PKG_VERSION"), " (website availability check)")
                 .to_owned(),
-            lookup: resolver::system_lookup(),
+            lookup: system_lookup(),
             name_servers: resolver::name_servers(),
             running_lookups: Gauge::default(),
             secrets: Secrets::none(),
@@ -59,21 +63,9 @@ impl Default for ClientOptions {
 /// Reasons why no check can be performed at all.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file of extra root certificates is unusable.
-    #[error("PICKET_CA_FILE: '{path}' cannot be used: {why}")]
-    CaFile {
-        /// Path of the file.
-        path: String,
-        /// Reason.
-        why: String,
-    },
-    /// No root certificate is available. Every certificate would be rejected, with no relation to
-    /// the sites.
-    #[error(
-        "there is not one root certificate on this machine; install your system's ca-certificates, \
-         or name a file with SSL_CERT_FILE or PICKET_CA_FILE"
-    )]
-    NoRoots,
+    /// There are no usable root certificates.
+    #[error(transparent)]
+    Roots(#[from] RootsError),
     /// The TLS configuration is rejected.
     #[error("TLS cannot be set up: {0}")]
     Tls(String),

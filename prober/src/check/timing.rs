@@ -12,12 +12,12 @@ use std::{
 
 use parking_lot::Mutex;
 use picket_proto::{IpVersion, Timestamp, Timing};
+use picket_runtime::NetworkScope;
 use tokio::time::Instant;
 
 use super::{
     certificate::{Certificate, CertificateEnd},
     inbound::InboundMeter,
-    network_scope::NetworkScope,
 };
 
 tokio::task_local! {

@@ -3,9 +3,10 @@
 mod metered_crypto;
 mod tls_error_text;
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use picket_proto::http_options::HttpVersion;
+use picket_runtime::tls_roots::parse_certificates;
 use rustls::{
     ClientConfig, DigitallySignedStruct, Error, NamedGroup, RootCertStore, SignatureScheme,
     client::{
@@ -16,7 +17,6 @@ use rustls::{
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
 };
-use tracing::warn;
 
 pub(super) use self::tls_error_text::explain_tls_error;
 use super::{
@@ -27,32 +27,6 @@ use super::{
 /// Names of the HTTP versions in the TLS handshake (ALPN).
 const HTTP1_PROTOCOL: &[u8] = b"http/1.1";
 pub(super) const HTTP2_PROTOCOL: &[u8] = b"h2";
-
-/// Loads the platform's root certificates and the certificates in `ca_file`.
-///
-/// # Errors
-/// Fails if the file is unreadable, or if no root certificate exists at all.
-pub(super) fn load_roots(ca_file: Option<&Path>) -> Result<RootCertStore, super::Error> {
-    let mut roots = RootCertStore::empty();
-    let native = rustls_native_certs::load_native_certs();
-    for error in &native.errors {
-        warn!(%error, "failed to load some root certificates of the platform");
-    }
-    roots.add_parsable_certificates(native.certs);
-    if let Some(path) = ca_file {
-        let unusable = |why: String| super::Error::CaFile { path: path.display().to_string(), why };
-        let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(path)
-            .and_then(Iterator::collect)
-            .map_err(|why| unusable(why.to_string()))?;
-        if roots.add_parsable_certificates(certificates).0 == 0 {
-            return Err(unusable("it holds no certificate".to_owned()));
-        }
-    }
-    match roots.is_empty() {
-        true => Err(super::Error::NoRoots),
-        false => Ok(roots),
-    }
-}
 
 /// Certificate chain and private key that a check presents to a server.
 pub(super) struct ClientIdentity {
@@ -71,24 +45,6 @@ impl ClientIdentity {
             key: PrivateKeyDer::from_pem_slice(pem).map_err(|_| "it holds no private key in PEM")?,
         })
     }
-}
-
-/// Reads the certificates of an authority as the only roots to trust.
-///
-/// # Errors
-/// Fails if there is no usable certificate.
-pub(super) fn parse_roots(pem: &[u8]) -> Result<RootCertStore, &'static str> {
-    let mut roots = RootCertStore::empty();
-    match roots.add_parsable_certificates(parse_certificates(pem)?).0 {
-        0 => Err("it holds no certificate of an authority"),
-        _ => Ok(roots),
-    }
-}
-
-fn parse_certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, &'static str> {
-    // The errors of the parser contain lines of the file, which may be parts of a key.
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    certificates.ok().filter(|found| !found.is_empty()).ok_or("it holds no certificate in PEM")
 }
 
 /// Builds the client configuration of checks without options. It verifies certificates against

@@ -10,6 +10,7 @@ use std::{
 
 use parking_lot::Mutex;
 use picket_proto::{Cause, http_options::HttpVersion};
+use picket_runtime::tls_roots::parse_roots;
 use prometheus_client::metrics::gauge::Gauge;
 use quick_cache::unsync::Cache;
 use rustls::{ClientConfig, RootCertStore};
@@ -103,9 +104,9 @@ impl TlsConfigs {
             Failure::new(Cause::SecretUnavailable, message)
         };
         let roots = match ca {
-            Some(ca) => Arc::new(
-                tls::parse_roots(ca.pem).map_err(|why| unusable("certificate authority", ca.name, why))?,
-            ),
+            Some(ca) => {
+                Arc::new(parse_roots(ca.pem).map_err(|why| unusable("certificate authority", ca.name, why))?)
+            }
             None => Arc::clone(&self.roots),
         };
         let own = identity

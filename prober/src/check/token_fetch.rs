@@ -3,7 +3,7 @@
 use std::{error::Error, net::IpAddr, time::Duration};
 
 use picket_proto::{Cause, Check, Outcome};
-use picket_runtime::SecretValue;
+use picket_runtime::{SecretValue, error_source::innermost_source};
 use reqwest::{
     Method, Request,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue},
@@ -14,7 +14,6 @@ use url::{Host, form_urlencoded};
 use super::{
     Checker, Observation,
     credentials::{self, Credentials},
-    error_text::innermost_source,
     failure::Failure,
     oauth::{AccessToken, TokenBody, TokenRequest},
 };

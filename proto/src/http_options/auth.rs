@@ -88,7 +88,10 @@ impl HttpOptions {
 }
 
 /// Rejects a name that no secrets file can have.
-pub(crate) fn check_secret_name(field: &str, name: &str) -> Result<(), ValidationError> {
+///
+/// # Errors
+/// Names `field`, and never repeats the name.
+pub fn check_secret_name(field: &str, name: &str) -> Result<(), ValidationError> {
     let is_letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     match (1..=64).contains(&name.len()) && name.bytes().all(is_letter) {
         true => Ok(()),

@@ -10,7 +10,7 @@ use std::{
 use url::Url;
 
 use super::{
-    SecretValue, SecretsError,
+    SecretUnavailable, SecretValue, SecretsError,
     file::{self, SecretsFile, ValueSource},
     host_rule::HostRule,
     private_file::{self, FileAccess, FileStamp},
@@ -75,8 +75,30 @@ pub struct Proxy {
 #[derive(Debug)]
 pub(super) struct LoadedSecret {
     pub(super) value: SecretValue,
+    /// Of a URL, the parts that only its owner knows. A server may repeat them without the rest.
+    pub(super) url_parts: Vec<SecretValue>,
     pub(super) hosts: Vec<HostRule>,
     pub(super) insecure: bool,
+}
+
+impl LoadedSecret {
+    /// Refuses a destination that the entry does not allow.
+    pub(super) fn check_destination(
+        &self,
+        name: &str,
+        url: &Url,
+        is_verified: bool,
+    ) -> Result<(), SecretUnavailable> {
+        if !self.hosts.iter().any(|rule| rule.allows_url(url)) {
+            let host = url.host_str().unwrap_or_default();
+            let port = url.port_or_known_default().unwrap_or_default();
+            return Err(SecretUnavailable::HostNotListed(name.to_owned(), format!("{host}:{port}")));
+        }
+        match (url.scheme() == "https" && is_verified) || self.insecure {
+            true => Ok(()),
+            false => Err(SecretUnavailable::Insecure(name.to_owned())),
+        }
+    }
 }
 
 /// All entries of a file.
@@ -104,7 +126,8 @@ impl LoadedSecrets {
     pub(super) fn values(&self) -> impl Iterator<Item = &SecretValue> {
         let passwords =
             self.proxies.values().filter_map(|proxy| proxy.login.as_ref().map(|(_, password)| password));
-        self.secrets.values().map(|secret| &secret.value).chain(passwords)
+        let secrets = self.secrets.values();
+        secrets.flat_map(|secret| [&secret.value].into_iter().chain(&secret.url_parts)).chain(passwords)
     }
 
     pub(super) fn summaries(&self) -> Vec<SecretSummary> {
@@ -130,6 +153,24 @@ impl LoadedSecrets {
     }
 }
 
+/// Path with query of a URL, and its long segments and parameters.
+fn secret_url_parts(value: &SecretValue) -> Vec<SecretValue> {
+    /// Shorter parts are words of the service, such as `services`.
+    const MIN_PART_BYTES: usize = 16;
+    let Some(url) = parse_web_url(value) else { return Vec::new() };
+    let whole = &url[url::Position::BeforePath..];
+    let segments = url.path().split('/').map(str::to_owned);
+    let parameters = url.query_pairs().map(|(_, value)| value.into_owned());
+    let parts = segments.chain(parameters).chain([whole.to_owned()]);
+    parts.filter(|part| part.len() >= MIN_PART_BYTES).map(SecretValue::new).collect()
+}
+
+/// The value as a URL of a web server.
+pub(super) fn parse_web_url(value: &SecretValue) -> Option<Url> {
+    let url = Url::parse(value.expose_text().trim()).ok()?;
+    (matches!(url.scheme(), "http" | "https") && url.has_host()).then_some(url)
+}
+
 struct Loader<'a> {
     path: &'a Path,
     credentials: Option<&'a Path>,
@@ -146,7 +187,9 @@ impl Loader<'_> {
         let mut loaded = LoadedSecrets::default();
         for (name, entry) in file.secrets {
             let value = self.read_value(entry.source, &format!("secret.{name}: value"), entry.line)?;
-            loaded.secrets.insert(name, LoadedSecret { value, hosts: entry.hosts, insecure: entry.insecure });
+            let url_parts = secret_url_parts(&value);
+            let (hosts, insecure) = (entry.hosts, entry.insecure);
+            loaded.secrets.insert(name, LoadedSecret { value, url_parts, hosts, insecure });
         }
         for (name, entry) in file.proxies {
             let field = format!("proxy.{name}: password");

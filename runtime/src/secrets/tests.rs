@@ -58,6 +58,37 @@ fn a_secret_is_for_its_hosts_by_verified_https() {
 }
 
 #[test]
+fn a_url_is_a_secret_with_its_own_host_and_its_path_is_redacted_as_well() {
+    let directory = TempDir::new().unwrap();
+    let text = "[secret.hook]\nvalue = \"https://hooks.example/services/T0000000/abcdefghijklmnopqrst?key=abcdefgh-ijklmnop\"\n\
+        hosts = [\"hooks.example\"]\n\
+        [secret.other]\nvalue = \"https://evil.example/a/path\"\nhosts = [\"hooks.example\"]\n\
+        [secret.plain]\nvalue = \"http://hooks.example/a/path\"\nhosts = [\"hooks.example\"]\n\
+        [secret.word]\nvalue = \"no-address\"\nhosts = [\"hooks.example\"]\n";
+    let secrets = Secrets::load(&write(&directory, "s.toml", text, 0o600)).unwrap();
+
+    assert_eq!(secrets.url_for("hook").unwrap().path(), "/services/T0000000/abcdefghijklmnopqrst");
+    for (name, why) in [
+        ("other", "may not be sent to evil.example:443"),
+        ("plain", "without https"),
+        ("word", "is unusable: it is no http or https URL"),
+        ("absent", "is not in the secrets file"),
+    ] {
+        let refusal = secrets.url_for(name).unwrap_err().to_string();
+        assert!(refusal.contains(why) && !refusal.contains("no-address"), "{refusal}");
+    }
+    for text in [
+        "POST /services/T0000000/abcdefghijklmnopqrst?key=abcdefgh-ijklmnop failed",
+        "abcdefghijklmnopqrst is unknown",
+        "key abcdefgh-ijklmnop is unknown",
+    ] {
+        let shown = redact(text).into_owned();
+        assert!(shown.contains("[redacted]") && !shown.contains("mnop"), "{shown}");
+    }
+    assert_eq!(redact("GET /services/"), "GET /services/");
+}
+
+#[test]
 fn a_file_that_others_may_read_is_refused_with_its_mode() {
     let directory = TempDir::new().unwrap();
     for mode in [0o644, 0o640, 0o604, 0o660, 0o610] {

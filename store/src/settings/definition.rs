@@ -142,8 +142,8 @@ pub static SETTINGS: [SettingDefinition; 14] = [
         variable: "PICKET_ROLLUP_DAYS_DAYS",
         kind: SettingKind::Number(1, 36_500),
         default: Some(SettingValue::Number(730)),
-        meaning: "Days for which daily rollups are kept, with failures and certificates; at least \
-                  rollup_hours_days",
+        meaning: "Days for which daily rollups are kept, with failures, certificates and notifications; at \
+                  least rollup_hours_days",
         read: |settings| SettingValue::Number(settings.retention.rollup_days_days.into()),
     },
     SettingDefinition {

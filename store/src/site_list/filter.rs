@@ -149,19 +149,18 @@ impl SiteFilter<'_> {
         }
     }
 
-    /// Builds the statement that finds by the indexes which sites the filter selects, up to one more
-    /// than `max_matches`; `None` if no condition has an index or selects few sites.
-    pub(super) fn build_search(&self, max_matches: i64) -> Option<QueryBuilder<Postgres>> {
+    /// Whether a condition has an index, and may select few sites.
+    pub(super) fn has_index(&self) -> bool {
         let has_words = self.query.is_some_and(|query| query.split_whitespace().any(has_ngrams));
         let is_trouble = !self.status.is_empty() && !self.status.contains(&SiteState::Up);
-        if !has_words && !is_trouble && self.tag.is_none() && self.tag_limit.is_none() {
-            return None;
-        }
-        let mut query = QueryBuilder::new("");
-        let id = self.push_select(&mut query, None, str::to_owned);
-        self.push_conditions(&mut query, id, true);
+        has_words || is_trouble || self.tag.is_some() || self.tag_limit.is_some()
+    }
+
+    /// Adds the statement that finds which sites the filter selects, up to one more than `max_matches`.
+    pub(super) fn push_search(&self, query: &mut QueryBuilder<Postgres>, by_index: bool, max_matches: i64) {
+        let id = self.push_select(query, None, str::to_owned);
+        self.push_conditions(query, id, by_index);
         query.push(" LIMIT ").push_bind(max_matches.saturating_add(1));
-        Some(query)
     }
 }
 

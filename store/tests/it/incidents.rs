@@ -140,6 +140,44 @@ async fn confirming_checks_count_beside_ticks() {
 }
 
 #[tokio::test]
+async fn a_site_that_fails_in_maintenance_is_down_since_its_first_failure() {
+    let world = new_world().await;
+    let site = world.site;
+    let closed = world.tick_time(0, -10);
+    world
+        .execute_sql(&format!(
+            "INSERT INTO picket.incidents (site_id, opened_at, first_failure_at, closed_at, regions)
+             VALUES ({site}, timestamptz '{closed}' - interval '1 minute', '{closed}', '{closed}', '{{eu}}')"
+        ))
+        .await;
+    let from = world.tick_time(0, 0).saturating_sub(Duration::from_secs(60));
+    maintenance::add_window(&world.store, &MaintenanceTarget::Site(site), from, None).await.unwrap();
+    // The first failure of asia is followed by a success; eu fails first of those that still fail.
+    let ticks = [
+        world.down_result(0, 2),
+        world.up_result(0, 3),
+        world.down_result(1, 56),
+        world.down_result(1, 57),
+        world.down_result(2, 57),
+        world.up_result(0, 57),
+    ];
+    world.insert_results(&ticks).await;
+    world.execute_sql(&format!("SELECT picket.refresh_site_conditions('{{{site}}}')")).await;
+
+    let first = world.tick_time(1, 56);
+    for view in ["report.site_status", "picket.site_summary"] {
+        let (state, since) = match view {
+            "report.site_status" => ("status", "since"),
+            _ => ("state", "state_since"),
+        };
+        let found =
+            format!("SELECT {state} || ' ' || ({since} = '{first}') FROM {view} WHERE site_id = {site}");
+        assert_eq!(world.query_texts(&found).await, ["down true"], "{view}");
+    }
+    assert_eq!(world.count_incidents().await, (1, 0));
+}
+
+#[tokio::test]
 async fn maintenance_opens_no_incident_until_its_end() {
     let world = new_world().await;
     let tag = format!("UPDATE picket.sites SET tags = '{{shop}}' WHERE id = {}", world.site);

@@ -4,6 +4,7 @@
 mod check_model;
 mod clock;
 mod days;
+mod episodes;
 mod identity;
 mod incidents;
 mod large_batches;

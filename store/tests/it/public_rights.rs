@@ -24,6 +24,9 @@ const WITH_OWNER_RIGHTS: &[(&str, &str)] = &[
     ("picket.settings_cluster_adopted()", "skips numbers of warnings"),
     ("picket.silent_regions_after()", "writes events to the outbox"),
     ("picket.outbox_before()", "shortens an event that triggers of the owner write"),
+    ("picket.outbox_after()", "writes transitions"),
+    ("picket.channels_after()", "writes the state and the lanes of a channel"),
+    ("picket.silences_after()", "writes the times of waiting notices"),
     ("picket.gaps_changed()", "marks hours of the rollups as changed"),
     ("picket.results_changed()", "marks an hour of the rollups as changed"),
     ("picket.maintenance_changed()", "marks hours of the rollups as changed"),
@@ -34,10 +37,7 @@ const WITH_OWNER_RIGHTS: &[(&str, &str)] = &[
     ("picket.regions_summarized()", "marks sites whose state may have changed"),
     ("picket.silence_summarized()", "marks sites whose state may have changed"),
     ("picket.count_schedules()", "counts the schedules that triggers of the owner write"),
-    ("picket.channels_after()", "writes the state and the lanes of a channel"),
     ("picket.channels_removed()", "ends what waits for a channel"),
-    ("picket.silences_after()", "has notices looked at again"),
-    ("picket.outbox_after()", "writes transitions"),
     // Work of coordinators on tables that they may not write.
     ("picket.ensure_partitions(integer,integer)", "creates partitions, which only the owner can"),
     ("picket.drop_results(integer)", "drops partitions, which only the owner can"),
@@ -78,18 +78,22 @@ const WITH_OWNER_RIGHTS: &[(&str, &str)] = &[
         "picket.end_doubts(bigint[],smallint[],timestamp with time zone[],text[])",
         "shortens doubts, which a sink may not write otherwise",
     ),
-    // Work of notifiers, and what people ask of them.
-    ("picket.plan_notices(integer)", "writes notices"),
-    ("picket.claim_lane(text,integer)", "leases a lane"),
-    ("picket.release_lane(text,smallint,bigint)", "ends the lease of a lane"),
+    // Work of notifiers, which may write no table of notifications otherwise, and what people ask of them.
+    ("picket.plan_notices(integer)", "writes notices, by the routes"),
+    ("picket.claim_lane(text,integer)", "leases lanes by the owner's clock and increments the epoch"),
+    ("picket.release_lane(text,smallint,bigint)", "ends the lease of a lane, fenced by its epoch"),
     (
         "picket.write_lane_work(text,smallint,bigint,jsonb,integer)",
-        "writes notices and notifications, fenced by the lease",
+        "writes notices, notifications and attempts, fenced by the lane's epoch",
     ),
-    ("picket.end_attempt(uuid,jsonb)", "writes the end of an attempt"),
+    ("picket.end_attempt(uuid,jsonb)", "writes the end of an attempt that has none, without a fence"),
     ("picket.set_channel_failing(text,boolean,text)", "writes an event to the outbox"),
-    ("picket.mark_notifier(text,text)", "writes notifiers and gaps"),
-    ("picket.prune_notifications(integer,integer)", "deletes old notices and notifications"),
+    ("picket.take_ping(text,integer)", "writes when a channel is requested next"),
+    ("picket.chain_problem()", "reads leases, ledger and outbox, and returns a sentence"),
+    ("picket.record_certificate_events()", "writes events to the outbox"),
+    ("picket.record_ledger_event()", "writes an event to the outbox"),
+    ("picket.mark_notifier(text,text)", "writes the spans in which no notifier ran"),
+    ("picket.prune_notifications(integer,integer)", "deletes expired rows"),
     ("picket.catch_up(text,text)", "writes notices"),
     ("picket.retry_failed(uuid,text,timestamp with time zone)", "has failed notifications tried again"),
     ("picket.request_test(text,uuid)", "writes a notification and wakes a lane"),
@@ -99,7 +103,10 @@ const WITH_OWNER_RIGHTS: &[(&str, &str)] = &[
     ("picket.timeline()", "reads the system identifier, which needs rights of the monitoring kind"),
     ("picket.in_maintenance(bigint,timestamp with time zone)", "called by report.site_status"),
     ("report.ledger(timestamp with time zone,timestamp with time zone)", "counts ticks and rows"),
-    ("report.notification_ledger(timestamp with time zone,timestamp with time zone)", "counts notices"),
+    (
+        "report.notification_ledger(timestamp with time zone,timestamp with time zone)",
+        "counts transitions and notices",
+    ),
     ("picket.oldest_snapshot()", "reads the sessions of others and returns only an age"),
     // Locks.
     ("picket.try_lock_outbox()", "locks a row that a sink may not lock itself"),
@@ -111,7 +118,8 @@ const RIGHTS_OF_PUBLIC: &[(&str, &str)] = &[
     ("schema public: USAGE", "PostgreSQL's default; each object in it has rights of its own"),
 ];
 
-const ROLES: [&str; 4] = ["picket_coordinator", "picket_sink", "picket_api", "picket_report"];
+const ROLES: [&str; 5] =
+    ["picket_coordinator", "picket_sink", "picket_notifier", "picket_api", "picket_report"];
 
 async fn query_text_set(pool: &PgPool, sql: &str) -> BTreeSet<String> {
     sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_all(pool).await.unwrap().into_iter().collect()

@@ -232,7 +232,7 @@ async fn a_result_with_a_missing_partition_creates_it_and_is_kept() {
     let database = database_with_regions().await;
     let may: Vec<(String, bool)> = sqlx::query_as(
         "SELECT role, has_function_privilege(role, 'picket.ensure_partition(timestamptz)', 'EXECUTE')
-         FROM unnest('{picket_sink,picket_coordinator,picket_api,picket_report}'::text[]) AS role
+         FROM unnest('{picket_sink,picket_coordinator,picket_notifier,picket_api,picket_report}'::text[]) AS role
          WHERE to_regrole(role) IS NOT NULL",
     )
     .fetch_all(&database.pool)

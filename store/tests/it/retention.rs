@@ -212,3 +212,38 @@ async fn a_retention_of_a_day_creates_no_partition_that_is_dropped_at_once() {
     assert!((1..=2).contains(&kept), "{kept}");
     assert!(world.count_kept_days().await <= kept);
 }
+
+#[tokio::test]
+async fn notifications_are_deleted_once_old_and_ended_and_their_ledger_stays_closed() {
+    let world = World::new().await;
+    world
+        .execute_sql(
+            "INSERT INTO picket.channels (name, kind) VALUES ('ops', 'slack');
+             INSERT INTO picket.routes (name, channels) VALUES ('all', '{ops}');
+             INSERT INTO picket.incidents (site_id, opened_at, first_failure_at, regions)
+             SELECT n, clock_timestamp(), clock_timestamp(), '{eu}' FROM generate_series(101, 103) AS n;
+             UPDATE picket.incidents SET closed_at = clock_timestamp() WHERE site_id < 103;
+             SELECT picket.plan_notices(100);
+             -- Site 101: told. Site 102: still to be told. Site 103: still down.
+             UPDATE picket.notices SET state = 'suppressed', reason = 'brief', ended_at = now()
+             FROM picket.transitions AS told WHERE told.transition_id = notices.transition_id AND told.site_id <> 102;
+             UPDATE picket.transitions SET recorded_at = recorded_at - interval '800 days';
+             UPDATE picket.incidents SET recorded_at = recorded_at - interval '800 days';
+             UPDATE picket.notification_progress SET started_at = started_at - interval '900 days'",
+        )
+        .await;
+    assert_eq!(world.query_text("SELECT count(*) FROM picket.notices").await, "5");
+
+    while housekeeping::prune_expired(&world.store, wall_clock_now(), RETENTION)
+        .await
+        .unwrap()
+        .has_pruned_any()
+    {}
+
+    let kept =
+        "SELECT string_agg(site_id || ' ' || event, ', ' ORDER BY transition_id) FROM picket.transitions";
+    assert_eq!(world.query_text(kept).await, "102 incident.opened, 103 incident.opened, 102 incident.closed");
+    let unaccounted =
+        "SELECT count(*) FROM report.notification_ledger('-infinity', 'infinity') WHERE unaccounted <> 0";
+    assert_eq!(world.query_text(unaccounted).await, "0");
+}

@@ -6,6 +6,7 @@ use crate::new_database;
 
 const COORDINATOR: &str = "picket_coordinator";
 const SINK: &str = "picket_sink";
+const NOTIFIER: &str = "picket_notifier";
 const API: &str = "picket_api";
 const REPORT: &str = "picket_report";
 
@@ -14,6 +15,7 @@ const ATTEMPTS: &[(&str, &[&str])] = &[
     // Sites and regions.
     ("SELECT id, shard, tags, quorum FROM picket.sites", &[COORDINATOR, SINK, API]),
     ("SELECT headers, body FROM picket.sites", &[COORDINATOR, API]),
+    ("SELECT id, site, url, tags FROM picket.known_sites", &[NOTIFIER, API]),
     ("INSERT INTO picket.sites (url) VALUES ('http://b.example/')", &[API]),
     ("UPDATE picket.sites SET url = 'http://c.example/'", &[API]),
     ("SELECT options, assertions FROM picket.sites", &[COORDINATOR, API]),
@@ -37,7 +39,7 @@ const ATTEMPTS: &[(&str, &[&str])] = &[
     ),
     ("SELECT * FROM picket.maintenance", &[SINK, API]),
     // No role may write the history of schedules or switch triggers off.
-    ("SELECT * FROM picket.schedules", &[COORDINATOR, SINK, API]),
+    ("SELECT * FROM picket.schedules", &[COORDINATOR, SINK, NOTIFIER, API]),
     ("UPDATE picket.schedules SET valid_to = now()", &[]),
     ("SELECT picket.reconcile_schedules('{1}')", &[]),
     ("ALTER TABLE picket.sites DISABLE TRIGGER ALL", &[]),
@@ -60,7 +62,7 @@ const ATTEMPTS: &[(&str, &[&str])] = &[
     ("DELETE FROM picket.gaps", &[]),
     ("SELECT picket.close_ledger('me', '{0}', '{1}', '1 min', '1 min', NULL)", &[COORDINATOR]),
     // Results.
-    ("SELECT count(*) FROM picket.check_results", &[SINK, API]),
+    ("SELECT count(*) FROM picket.check_results", &[SINK, NOTIFIER, API]),
     (
         "INSERT INTO picket.check_results (scheduled_at, site_id, region_id, kind, outcome) VALUES (now(), 1, 1, 'scheduled', 'up')",
         &[SINK],
@@ -126,8 +128,8 @@ const ATTEMPTS: &[(&str, &[&str])] = &[
     ("DELETE FROM picket.doubtful_windows", &[]),
     ("INSERT INTO picket.silent_regions SELECT id, now() FROM picket.regions", &[COORDINATOR]),
     ("INSERT INTO picket.outbox (event_id, subject, payload) VALUES ('a', 'picket.event.x', '{}')", &[]),
-    ("SELECT installation_id, require_tickets FROM picket.settings", &[COORDINATOR, SINK, API]),
-    ("SELECT lease_time, min_interval, public_url FROM picket.settings", &[COORDINATOR, SINK, API]),
+    ("SELECT installation_id, require_tickets FROM picket.settings", &[COORDINATOR, SINK, NOTIFIER, API]),
+    ("SELECT lease_time, min_interval, public_url FROM picket.settings", &[COORDINATOR, SINK, NOTIFIER, API]),
     ("UPDATE picket.settings SET require_tickets = false", &[]),
     ("UPDATE picket.settings SET lease_time = '30 seconds'", &[API]),
     ("INSERT INTO picket.settings (shards) VALUES (1)", &[]),
@@ -136,8 +138,58 @@ const ATTEMPTS: &[(&str, &[&str])] = &[
     ("SELECT key FROM picket.ticket_keys", &[COORDINATOR, SINK]),
     ("INSERT INTO picket.ticket_keys DEFAULT VALUES", &[]),
     ("UPDATE picket.ticket_keys SET retired_at = now()", &[]),
-    ("SELECT * FROM picket.outbox", &[SINK, API]),
+    ("SELECT * FROM picket.outbox", &[SINK, NOTIFIER, API]),
     ("DELETE FROM picket.outbox", &[SINK]),
+    // Channels, routes, silences and acknowledgements: people write them, notifiers read them.
+    ("SELECT * FROM picket.channels, picket.routes, picket.silences, picket.acknowledgements", &[NOTIFIER, API]),
+    ("INSERT INTO picket.channels (name, kind) VALUES ('b', 'slack')", &[API]),
+    ("UPDATE picket.channels SET settings = '{}', enabled = false", &[API]),
+    ("UPDATE picket.channels SET version = 9", &[]),
+    ("DELETE FROM picket.channels", &[API]),
+    ("INSERT INTO picket.routes (name, channels) VALUES ('b', '{ops}')", &[API]),
+    ("UPDATE picket.routes SET channels = '{other}', enabled = false", &[API]),
+    ("UPDATE picket.routes SET created_at = '-infinity'", &[]),
+    ("DELETE FROM picket.routes", &[API]),
+    ("INSERT INTO picket.silences (tag, ends_at, reason) VALUES ('x', now() + interval '1 h', 'work')", &[API]),
+    ("UPDATE picket.silences SET ends_at = now() + interval '2 h', reason = 'more work'", &[API]),
+    ("DELETE FROM picket.silences", &[API]),
+    (
+        "INSERT INTO picket.acknowledgements (incident_id, note) SELECT incident_id, 'mine' FROM picket.incidents",
+        &[API],
+    ),
+    ("DELETE FROM picket.acknowledgements", &[API]),
+    ("SELECT * FROM picket.matching_routes('incident.opened', 1, '{}', '{}')", &[NOTIFIER, API]),
+    ("SELECT picket.silenced_until(1, '{}', now())", &[NOTIFIER, API]),
+    // Notifications: notifiers write them by functions that fence them.
+    ("SELECT * FROM picket.transitions, picket.notices, picket.notifications, picket.delivery_attempts", &[NOTIFIER, API]),
+    ("SELECT * FROM picket.channel_states, picket.channel_lanes, picket.notifiers", &[NOTIFIER, API]),
+    ("SELECT * FROM picket.notification_gaps, picket.notification_progress", &[NOTIFIER, API]),
+    (
+        "INSERT INTO picket.notifications (notification_id, channel, lane, purpose) VALUES (gen_random_uuid(), 'ops', 0, 'test')",
+        &[],
+    ),
+    ("SELECT picket.request_test('ops', gen_random_uuid()), picket.cancel_test(gen_random_uuid())", &[API]),
+    ("SELECT picket.catch_up('ops', NULL), picket.retry_failed(NULL, 'ops', now())", &[API]),
+    ("UPDATE picket.notifications SET state = 'delivered', ended_at = now()", &[]),
+    ("INSERT INTO picket.transitions (event_id, event, subject, is_end, payload) VALUES ('a', 'b', 'a', false, '{}')", &[]),
+    ("UPDATE picket.transitions SET planned_at = now()", &[]),
+    ("UPDATE picket.notices SET state = 'suppressed', reason = 'mine', ended_at = now()", &[]),
+    ("DELETE FROM picket.notices", &[]),
+    ("DELETE FROM picket.delivery_attempts", &[]),
+    ("UPDATE picket.channel_states SET problem = NULL", &[]),
+    ("UPDATE picket.channel_states SET next_ping_at = now()", &[]),
+    ("SELECT picket.take_ping('ops', 1000), picket.chain_problem()", &[NOTIFIER]),
+    ("SELECT picket.record_certificate_events(), picket.record_ledger_event()", &[NOTIFIER]),
+    ("UPDATE picket.channel_lanes SET epoch = 9", &[]),
+    ("DELETE FROM picket.notification_gaps", &[]),
+    ("SELECT picket.plan_notices(10)", &[NOTIFIER]),
+    ("SELECT * FROM picket.claim_lane('me', 1000)", &[NOTIFIER]),
+    ("SELECT picket.write_lane_work('ops', 0::smallint, 0, '{}', 1000)", &[NOTIFIER]),
+    ("SELECT picket.end_attempt(gen_random_uuid(), '{}')", &[NOTIFIER]),
+    ("SELECT picket.release_lane('ops', 0::smallint, 0)", &[NOTIFIER]),
+    ("SELECT picket.set_channel_failing('ops', true, 'refused')", &[NOTIFIER]),
+    ("SELECT picket.mark_notifier('me', '1')", &[NOTIFIER]),
+    ("SELECT picket.prune_notifications(30, 10)", &[COORDINATOR]),
     // Tokens and sessions.
     ("SELECT * FROM picket.api_tokens", &[API]),
     (
@@ -167,21 +219,10 @@ const ATTEMPTS: &[(&str, &[&str])] = &[
     ("SELECT * FROM report.doubtful_windows", &[API, REPORT]),
     ("SELECT * FROM report.failures", &[API, REPORT]),
     ("SELECT * FROM report.certificates", &[API, REPORT]),
-    ("SELECT * FROM report.ledger(now() - interval '1 h', now())", &[API, REPORT]),
-    // Notifications.
-    ("INSERT INTO picket.channels (name, kind) VALUES ('ops', 'slack')", &[API]),
-    ("UPDATE picket.channels SET settings = '{}', enabled = false", &[API]),
-    ("UPDATE picket.channel_states SET problem = 'no'", &[]),
-    ("INSERT INTO picket.routes (name, channels) VALUES ('all', '{ops}')", &[API]),
-    ("INSERT INTO picket.silences (all_sites, ends_at, reason) VALUES (true, now() + interval '1 h', 'x')", &[API]),
-    ("UPDATE picket.silences SET ends_at = now() + interval '1 h', reason = 'y'", &[API]),
-    ("INSERT INTO picket.acknowledgements (incident_id) SELECT incident_id FROM picket.incidents WHERE false", &[API]),
-    ("INSERT INTO picket.notifications (notification_id, channel, lane, purpose) SELECT gen_random_uuid(), 'ops', 0, 'test'", &[]),
-    ("SELECT picket.request_test('ops', gen_random_uuid()), picket.cancel_test(gen_random_uuid())", &[API]),
-    ("SELECT picket.catch_up('ops', NULL), picket.retry_failed(NULL, 'ops', now())", &[API]),
-    ("UPDATE picket.notices SET state = 'delivered'", &[]),
+    ("SELECT * FROM report.notifications", &[API, REPORT]),
+    ("SELECT * FROM report.channels", &[API, REPORT]),
     ("SELECT * FROM report.notification_ledger(now() - interval '1 h', now())", &[API, REPORT]),
-    ("SELECT * FROM report.notifications, report.channels", &[API, REPORT]),
+    ("SELECT * FROM report.ledger(now() - interval '1 h', now())", &[API, REPORT]),
     // Locks, and rows held by others.
     ("SELECT picket.try_lock_outbox()", &[SINK]),
     ("SELECT FROM picket.locks FOR UPDATE", &[]),
@@ -191,7 +232,7 @@ const ATTEMPTS: &[(&str, &[&str])] = &[
     // The schema itself.
     ("CREATE TEMPORARY TABLE bait ()", &[]),
     ("CREATE TABLE public.mine ()", &[]),
-    ("SELECT max(version) FROM public._sqlx_migrations", &[COORDINATOR, SINK, API]),
+    ("SELECT max(version) FROM public._sqlx_migrations", &[COORDINATOR, SINK, NOTIFIER, API]),
     ("DELETE FROM public._sqlx_migrations", &[]),
     ("CREATE TABLE picket.mine ()", &[]),
     ("CREATE FUNCTION picket.mine() RETURNS int LANGUAGE sql RETURN 1", &[]),
@@ -222,6 +263,8 @@ async fn insert_fixture(pool: &PgPool) {
     let rows = "
         INSERT INTO picket.regions (name) VALUES ('eu');
         INSERT INTO picket.sites (url, headers) VALUES ('http://a.example/', '{\"authorization\": \"secret\"}');
+        INSERT INTO picket.channels (name, kind) VALUES ('ops', 'slack');
+        INSERT INTO picket.routes (name, events, channels) VALUES ('all', '{incident,warning}', '{ops}');
         INSERT INTO picket.maintenance (site_id, window_from, window_to)
         SELECT id, now() - interval '1 h', now() + interval '1 h' FROM picket.sites;
         INSERT INTO picket.warnings (site_id, kind, opened_at, closed_at, first_warned_at, expires_at, regions)
@@ -241,7 +284,7 @@ async fn each_role_has_its_permissions_and_the_server_refuses_all_others() {
     let mut wrong = Vec::new();
 
     for (sql, allowed) in ATTEMPTS {
-        for role in [COORDINATOR, SINK, API, REPORT] {
+        for role in [COORDINATOR, SINK, NOTIFIER, API, REPORT] {
             let came = execute_as_role(&database.pool, role, sql).await;
             let is_refusal = came.as_ref().is_err_and(|why| why.starts_with("42501"));
             let is_right = if allowed.contains(&role) { came.is_ok() } else { is_refusal };
@@ -251,7 +294,7 @@ async fn each_role_has_its_permissions_and_the_server_refuses_all_others() {
         }
     }
 
-    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), ATTEMPTS.len() * 4, wrong.join("\n"));
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), ATTEMPTS.len() * 5, wrong.join("\n"));
 }
 
 #[tokio::test]

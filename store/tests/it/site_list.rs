@@ -6,7 +6,7 @@ use picket_proto::{RegionName, SiteId};
 use picket_store::{
     Error,
     site_list::{
-        Direction, SiteFilter, SiteSort, SiteState, SiteSummary, count_sites, find_site_summary,
+        Direction, MatchCount, SiteFilter, SiteSort, SiteState, SiteSummary, count_sites, find_site_summary,
         list_sites_page,
     },
 };
@@ -117,6 +117,62 @@ async fn a_list_in_any_order_loses_and_repeats_no_site_while_sites_are_added() {
 }
 
 #[tokio::test]
+async fn a_list_of_some_sites_in_any_order_loses_and_repeats_none_however_many_they_are() {
+    let database = new_database().await;
+    add_sites(&database, 400, 1).await;
+    let store = &database.store;
+    // A third of all, a few, and those at one end of an order by creation.
+    let rare = "UPDATE picket.sites SET tags = tags || '{rare}' WHERE id IN (3, 77, 201, 398);
+                UPDATE picket.sites SET tags = tags || '{old}' WHERE id <= 60";
+    sqlx::raw_sql(rare).execute(&database.pool).await.unwrap();
+    let all = SiteFilter::default();
+    for (filter, expected) in [
+        (SiteFilter { tag: Some("team-1"), ..all }, 134),
+        (SiteFilter { query: Some("team-1"), ..all }, 134),
+        (SiteFilter { query: Some("rare"), ..all }, 4),
+        (SiteFilter { tag: Some("old"), status: &[SiteState::Up, SiteState::Down], ..all }, 24),
+        (SiteFilter { query: Some("old"), ..all }, 60),
+        (SiteFilter { query: Some("name"), ..all }, all_named(&database).await),
+    ] {
+        for sort in SiteSort::ALL_SORTS {
+            for direction in [Direction::Ascending, Direction::Descending] {
+                let (mut listed, mut cursor) = (Vec::new(), None::<String>);
+                loop {
+                    let page =
+                        list_sites_page(store, &filter, sort, direction, cursor.as_deref(), 7).await.unwrap();
+                    let is_full = page.items.len() == 7;
+                    listed.extend(page.items.into_iter().map(|row| row.site_id));
+                    cursor = page.next_cursor;
+                    if cursor.is_none() {
+                        break;
+                    }
+                    assert!(is_full, "{filter:?} {sort:?} {direction:?}");
+                }
+                let whole = list_sites_page(store, &filter, sort, direction, None, 1_000).await.unwrap();
+                let whole: Vec<i64> = whole.items.iter().map(|row| row.site_id).collect();
+                assert_eq!(listed, whole, "{filter:?} {sort:?} {direction:?}");
+                assert_eq!(listed.len(), expected, "{filter:?} {sort:?} {direction:?}");
+            }
+        }
+        let counted = count_sites(store, &filter, 100).await.unwrap();
+        let number = i64::try_from(expected).unwrap();
+        let is_cut = number > 100;
+        assert_eq!(
+            counted,
+            if is_cut { MatchCount::MoreThan(100) } else { MatchCount::Exactly(number) },
+            "{filter:?}"
+        );
+    }
+}
+
+/// Number of sites with a name.
+async fn all_named(database: &Database) -> usize {
+    let sql = "SELECT count(*) FROM picket.sites WHERE name IS NOT NULL";
+    let number: i64 = sqlx::query_scalar(sql).fetch_one(&database.pool).await.unwrap();
+    usize::try_from(number).unwrap()
+}
+
+#[tokio::test]
 async fn a_cursor_of_another_order_and_limits_out_of_range_are_refused() {
     let database = new_database().await;
     add_sites(&database, 5, 1).await;
@@ -189,7 +245,11 @@ async fn each_filter_selects_its_sites_and_a_limit_to_tags_applies_to_all() {
             let found: BTreeSet<i64> = page.items.iter().map(|row| row.site_id).collect();
             assert_eq!(found, expected.iter().copied().collect(), "{sort:?} {filter:?}");
         }
-        assert_eq!(count_sites(&database.store, &filter).await.unwrap(), expected.len() as i64, "{filter:?}");
+        assert_eq!(
+            count_sites(&database.store, &filter, 100).await.unwrap(),
+            MatchCount::Exactly(expected.len() as i64),
+            "{filter:?}"
+        );
     }
     let beyond = find_site_summary(&database.store, SiteId(4), Some(&gold)).await.unwrap();
     let within = find_site_summary(&database.store, SiteId(2), Some(&gold)).await.unwrap();

@@ -176,6 +176,12 @@ impl Stack {
         self.spawn_process("picket-sink", options, &[]).await
     }
 
+    /// Starts a notifier that may send to this machine.
+    pub async fn spawn_notifier(&self, options: &[&str]) -> Process {
+        let local = ["--notify-allow-addresses", "127.0.0.0/8,::1/128"];
+        self.spawn_process("picket-notifier", &[&local, options].concat(), &[]).await
+    }
+
     /// Starts an API. Returns it with the address of the API itself.
     pub async fn spawn_api(&self, options: &[&str]) -> (Process, SocketAddr) {
         let address = process::free_address();

@@ -24,6 +24,7 @@ struct FleetFixture {
     coordinator: Process,
     prober: Process,
     sink: Process,
+    notifier: Process,
 }
 
 impl FleetFixture {
@@ -34,9 +35,11 @@ impl FleetFixture {
         let coordinator = stack.spawn_coordinator(&[]).await;
         let prober = stack.spawn_prober("east", &["--prober-name", "the-prober"]).await;
         let sink = stack.spawn_sink(&[]).await;
-        for process in [&coordinator, &prober, &sink] {
+        let notifier = stack.spawn_notifier(&[]).await;
+        for process in [&coordinator, &prober, &sink, &notifier] {
             process.wait_ready().await;
         }
+        stack.execute_sql("INSERT INTO picket.channels (name, kind) VALUES ('ops', 'webhook')").await;
         for path in ["/ok", "/status/500"] {
             let url = target.url(path);
             let sql = format!("INSERT INTO picket.sites (url, interval_seconds) VALUES ('{url}', 5)");
@@ -47,11 +50,11 @@ impl FleetFixture {
             let rows = format!("SELECT count(*) FROM picket.check_results WHERE outcome = '{outcome}'");
             stack.wait_at_least(WAIT_TIMEOUT, 2, &rows).await;
         }
-        Self { _target: target, stack, coordinator, prober, sink }
+        Self { _target: target, stack, coordinator, prober, sink, notifier }
     }
 
     async fn stop(self) {
-        for process in [self.prober, self.coordinator, self.sink] {
+        for process in [self.prober, self.coordinator, self.sink, self.notifier] {
             process.stop().await;
         }
     }
@@ -82,6 +85,7 @@ async fn probers_are_listed_with_their_slots_and_healthchecks_exit_by_readiness(
         ("picket-coordinator", world.coordinator.listen_address(), 0, "ready"),
         ("picket-prober", world.prober.listen_address(), 0, "ready"),
         ("picket-sink", world.sink.listen_address(), 0, "ready"),
+        ("picket-notifier", world.notifier.listen_address(), 0, "ready"),
         ("picket-sink", SocketAddr::from(([127, 0, 0, 1], 1)), 3, "no answer from 127.0.0.1:1"),
     ] {
         let asked = Command::new(program_path(program))
@@ -120,7 +124,7 @@ async fn every_query_of_the_dashboard_and_alerts_finds_its_metrics_and_columns()
     let named = find_named_metrics(&deploy_dir());
     assert!(named.len() > 20, "{named:?}");
     eventually(WAIT_TIMEOUT, "every metric that is named in deploy/ to be served", async || {
-        let served = served_metrics(&[&world.coordinator, &world.prober, &world.sink]);
+        let served = served_metrics(&[&world.coordinator, &world.prober, &world.sink, &world.notifier]);
         let missing: Vec<_> = named.difference(&served).cloned().collect();
         if missing.is_empty() { Ok(()) } else { Err(missing) }
     })
@@ -177,7 +181,9 @@ fn find_named_metrics(dir: &Path) -> BTreeSet<String> {
         let text = fs::read_to_string(&path).unwrap_or_default();
         let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
         let metrics = words.filter(|word| {
-            ["picket_coordinator_", "picket_prober_", "picket_sink_"].iter().any(|of| word.starts_with(of))
+            ["picket_coordinator_", "picket_prober_", "picket_sink_", "picket_notifier_"]
+                .iter()
+                .any(|of| word.starts_with(of))
         });
         named.extend(metrics.map(str::to_owned));
     }

@@ -361,7 +361,7 @@ fn observation(outcome: Outcome, cause: Option<Cause>) -> Observation {
         tls_expires_at: None,
         warnings: Vec::new(),
         details: None,
-        network_scope: crate::check::NetworkScope::Internet,
+        network_scope: picket_runtime::NetworkScope::Internet,
     }
 }
 

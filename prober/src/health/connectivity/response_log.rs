@@ -3,13 +3,11 @@
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use picket_runtime::clock::Boottime;
+use picket_runtime::{NetworkScope, clock::Boottime};
 use tokio::{
     sync::Notify,
     time::{Instant, timeout_at},
 };
-
-use crate::check::NetworkScope;
 
 /// Last response of each scope.
 #[derive(Default)]

@@ -109,6 +109,7 @@ async fn n8_events_that_are_purged_deleted_or_never_arrive_are_told_from_the_dat
     drill.add_sites(4).await;
     drill.add_webhook("hook").await;
     drill.add_route("all", &["hook"], &[]).await;
+    let _coordinator = drill.stack.spawn_coordinator(&[]).await;
     let _sink = drill.stack.spawn_sink(&[]).await;
     let jetstream = drill.stack.connect_jetstream().await;
     let consumer = eventually(WAIT_TIMEOUT, "the consumer of notifiers", async || {
@@ -245,7 +246,10 @@ async fn n16_no_secret_is_in_logs_tables_metrics_or_errors() {
     let url = drill.receiver.url(&format!("/services/{SECRET}"));
     std::fs::write(
         &path,
-        format!("[secrets.slack-ops]\nvalue = \"{url}\"\nhosts = [\"127.0.0.1\"]\ninsecure = true\n"),
+        format!(
+            "[secret.slack-ops]\nvalue = \"{url}\"\nhosts = [\"{}\"]\ninsecure = true\n",
+            drill.receiver.address()
+        ),
     )
     .unwrap();
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();

@@ -167,3 +167,40 @@ async fn a_channel_that_fails_is_told_to_the_channels_of_such_events() {
     let text = eventually(WAIT_TIMEOUT, "the message to the operator", told).await;
     assert!(text.contains("CHANNEL FAILING hook") && text.contains("action_prohibited"), "{text}");
 }
+
+#[tokio::test]
+async fn channels_that_hang_hold_up_no_channel_that_delivers() {
+    let drill = Drill::start(1).await;
+    drill.add_sites(40).await;
+    let names: Vec<String> = (1..=6).map(|number| format!("hanging-{number}")).collect();
+    for name in &names {
+        let settings = serde_json::json!({"url": drill.receiver.url("/hang"), "timeout_ms": 10000});
+        drill.add_channel(name, "webhook", &settings).await;
+    }
+    drill.add_channel("good", "webhook", &serde_json::json!({"url": drill.receiver.url("/good")})).await;
+    drill.add_route("hanging", &names.iter().map(String::as_str).collect::<Vec<_>>(), &[]).await;
+    drill.add_route("good", &["good"], &[]).await;
+    drill.receiver.answer_by(|request| match request.path.as_str() {
+        "/hang" => Answer::Late(Duration::from_secs(60)),
+        _ => Answer::status(200),
+    });
+    // First the hanging channels fail once.
+    drill.open_incidents(1, 20).await;
+    let failing = "SELECT count(*) FROM picket.channel_states WHERE failing_since IS NOT NULL";
+    eventually(WAIT_TIMEOUT, "six channels that fail", async || {
+        match drill.stack.query_number(failing).await {
+            6 => Ok(()),
+            found => Err(found),
+        }
+    })
+    .await;
+    drill.open_incidents(21, 40).await;
+    let told = "SELECT count(*) FROM picket.notices WHERE channel = 'good' AND state = 'delivered'";
+    eventually(Duration::from_secs(20), "every event at the good channel", async || {
+        match drill.stack.query_number(told).await {
+            40 => Ok(()),
+            found => Err(found),
+        }
+    })
+    .await;
+}

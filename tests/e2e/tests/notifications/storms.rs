@@ -33,6 +33,33 @@ async fn n10_three_thousand_sites_down_at_once_are_few_messages_to_people_and_ev
     assert_eq!(count_messages(&drill, "/hook").await, usize::try_from(2 * SITES).unwrap());
     assert_eq!(drill.count_notices("delivered", "").await, 4 * SITES);
     drill.assert_ledger_closed().await;
+    print_speed(&drill).await;
+}
+
+/// Prints what `BENCHMARKS.md` records: timing decides no test.
+#[expect(clippy::print_stdout, reason = "the output is for a person")]
+async fn print_speed(drill: &Drill) {
+    let planned: (f64, f64) = sqlx::query_as(
+        "SELECT percentile_disc(0.99) WITHIN GROUP (ORDER BY extract(epoch FROM planned_at - recorded_at))::float8,
+                max(extract(epoch FROM planned_at - recorded_at))::float8 FROM picket.transitions",
+    )
+    .fetch_one(&drill.stack.database)
+    .await
+    .unwrap();
+    let attempted: (f64, f64) = sqlx::query_as(
+        "SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY waited)::float8, percentile_disc(0.99) WITHIN GROUP (ORDER BY waited)::float8
+         FROM (SELECT extract(epoch FROM min(attempt.started_at) - transition.recorded_at) AS waited
+               FROM picket.notices AS notice JOIN picket.transitions AS transition USING (transition_id)
+               JOIN picket.delivery_attempts AS attempt USING (notification_id)
+               WHERE notice.channel = 'hook' GROUP BY transition.transition_id, transition.recorded_at) AS first",
+    )
+    .fetch_one(&drill.stack.database)
+    .await
+    .unwrap();
+    println!(
+        "planned after {:.2} s (p99), {:.2} s (longest); first attempt after {:.2} s (p50), {:.2} s (p99)",
+        planned.0, planned.1, attempted.0, attempted.1
+    );
     for notifier in &drill.notifiers {
         println!("memory of {}: {} KiB", notifier.name(), notifier.memory_kib());
     }

@@ -11,11 +11,12 @@ use crate::{SecuredNats, ServerErrors, WAIT_TIMEOUT, path_str, run_picket, run_p
 
 const COORDINATOR: &str = "coordinator";
 const SINK: &str = "sink";
+const NOTIFIER: &str = "notifier";
 const API: &str = "api";
 const OPERATOR: &str = "operator";
 const PROBER_EU: &str = "prober-eu";
 const PROBER_US: &str = "prober-us";
-const ALL_USERS: [&str; 6] = [COORDINATOR, SINK, API, OPERATOR, PROBER_EU, PROBER_US];
+const ALL_USERS: [&str; 7] = [COORDINATOR, SINK, NOTIFIER, API, OPERATOR, PROBER_EU, PROBER_US];
 
 #[derive(Clone, Copy, Debug)]
 enum Attempt {
@@ -50,6 +51,13 @@ const PERMISSION_MATRIX: &[(Attempt, &[&str])] = &[
     (Publish("$JS.API.DIRECT.GET.PICKET_RESULTS.picket.result.us.0"), &[OPERATOR]),
     // Events, suspects, refusals.
     (Publish("picket.event.incident.opened"), &[SINK]),
+    (Publish("picket.event.channel.failing"), &[SINK]),
+    (Publish("$JS.API.CONSUMER.CREATE.PICKET_EVENTS.notifier.picket.event.>"), &[NOTIFIER]),
+    (Publish("$JS.API.CONSUMER.CREATE.PICKET_EVENTS.mine.picket.event.>"), &[]),
+    (Publish("$JS.API.CONSUMER.INFO.PICKET_EVENTS.notifier"), &[NOTIFIER, OPERATOR]),
+    (Publish("$JS.API.CONSUMER.DELETE.PICKET_EVENTS.notifier"), &[]),
+    (Publish("$JS.API.CONSUMER.MSG.NEXT.PICKET_EVENTS.notifier"), &[NOTIFIER]),
+    (Publish("$JS.ACK.PICKET_EVENTS.notifier.1.1.1.1.0"), &[NOTIFIER]),
     (Subscribe("picket.event.>"), &[API, OPERATOR]),
     (Publish("picket.suspect.3"), &[SINK]),
     (Subscribe("picket.suspect.*"), &[COORDINATOR]),
@@ -102,6 +110,7 @@ const PERMISSION_MATRIX: &[(Attempt, &[&str])] = &[
     // Answers to others, and everything at once.
     (Subscribe("_INBOX_prober-us.>"), &[PROBER_US]),
     (Subscribe("_INBOX_sink.>"), &[SINK]),
+    (Subscribe("_INBOX_notifier.>"), &[NOTIFIER]),
     (Subscribe("_INBOX_coordinator.>"), &[COORDINATOR]),
     (Subscribe("_INBOX.>"), &[OPERATOR]),
     (Publish("_INBOX.abc"), &[]),

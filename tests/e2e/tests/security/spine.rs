@@ -30,7 +30,7 @@ impl SecuredServers {
         let database = postgres.create_database().await;
         let front = papers.start_tls_proxy(postgres.port(), Some(&papers.authority)).await;
         run_picket_ok(&["migrate", "--shards", "4"], &[("DATABASE_URL", &database)]);
-        for role in ["coordinator", "sink", "api", "report"] {
+        for role in ["coordinator", "sink", "notifier", "api", "report"] {
             let sql = format!("CREATE ROLE {role}_1 LOGIN PASSWORD 'of-{role}' IN ROLE picket_{role}");
             postgres.run_admin_sql(&sql).await;
         }
@@ -104,6 +104,13 @@ async fn the_whole_system_runs_with_a_credential_a_database_role_and_tls_for_eac
         spawn_process(&stack, "picket-sink", &[], &secured.process_variables("sink", Some("sink"))).await,
         spawn_process(
             &stack,
+            "picket-notifier",
+            &[],
+            &secured.process_variables("notifier", Some("notifier")),
+        )
+        .await,
+        spawn_process(
+            &stack,
             "picket-prober",
             &[&local[..], &["--region", "eu"]].concat(),
             &secured.process_variables("prober-eu", None),
@@ -120,6 +127,12 @@ async fn the_whole_system_runs_with_a_credential_a_database_role_and_tls_for_eac
     for region in ["eu", "us"] {
         operate(&["region", "add", region]);
     }
+    stack
+        .execute_sql(
+            "INSERT INTO picket.channels (name, kind) VALUES ('ops', 'webhook');
+             INSERT INTO picket.routes (name, channels) VALUES ('all', '{ops}')",
+        )
+        .await;
     for process in &processes {
         process.wait_ready().await;
     }
@@ -140,6 +153,15 @@ async fn the_whole_system_runs_with_a_credential_a_database_role_and_tls_for_eac
         stack.query_number(&format!("SELECT count(*) FROM pg_class WHERE relname = '{day}'")).await,
         1
     );
+    stack
+        .wait_at_least(
+            WAIT_TIMEOUT,
+            1,
+            "SELECT count(*) FROM picket.notices AS notice JOIN picket.channel_lanes AS lane USING (channel, lane)
+             JOIN picket.transitions USING (transition_id)
+             WHERE event = 'incident.opened' AND lane.epoch > 0 AND EXISTS (SELECT FROM picket.notifiers)",
+        )
+        .await;
     // Requests reach the probers of both regions, and the answers reach the requester.
     let answers = operate(&["check", &target.url("/ok"), "--output", "json"]);
     assert_eq!(answers.matches(r#""outcome": "up""#).count(), 2, "{answers}");
@@ -173,7 +195,9 @@ async fn the_whole_system_runs_with_a_credential_a_database_role_and_tls_for_eac
         "{}",
         secured.bus.server.read_log()
     );
-    let secrets = ["operator", "coordinator", "sink", "prober-eu", "prober-us"]
+    let followed = "following events";
+    assert!(processes.iter().any(|process| process.read_log().contains(followed)), "the notifier's consumer");
+    let secrets = ["operator", "coordinator", "sink", "notifier", "prober-eu", "prober-us"]
         .map(|user| fs::read_to_string(secured.bus.seed_path(user)).unwrap().trim().to_owned());
     for process in processes {
         let log = process.read_log();
@@ -181,7 +205,7 @@ async fn the_whole_system_runs_with_a_credential_a_database_role_and_tls_for_eac
         let secret = secrets
             .iter()
             .map(String::as_str)
-            .chain(["of-sink", "of-coordinator"])
+            .chain(["of-sink", "of-notifier", "of-coordinator"])
             .find(|secret| log.contains(secret));
         assert_eq!(secret, None, "in the log of {}", process.name());
         process.stop().await;

@@ -104,7 +104,8 @@ impl TestPostgres {
     /// Restores a [`dump_database`] file into a new database as in docs/how-to/restore.md, and
     /// returns the URL of the database. Roles belong to a cluster and are created first.
     pub async fn restore_dump(&self, dump: &Path) -> String {
-        const ROLES: [&str; 4] = ["picket_coordinator", "picket_sink", "picket_api", "picket_report"];
+        const ROLES: [&str; 5] =
+            ["picket_coordinator", "picket_sink", "picket_notifier", "picket_api", "picket_report"];
         for role in ROLES {
             let missing = format!("SELECT count(*) FROM pg_roles WHERE rolname = '{role}'");
             if self.run_admin_sql(&missing).await.trim() == "0" {

@@ -141,6 +141,9 @@ impl ChaosStack {
             Fault::StopNotifier(n) => stop_process(&mut self.notifiers[n]).await,
             Fault::PauseNotifier(n) => signal_process(&self.notifiers[n], Signal::STOP),
             Fault::FailReceiver => self.receiver.answer(Answer::status(500)),
+            Fault::BreakSites => {
+                self.stack.execute_sql("UPDATE picket.sites SET status = '418' WHERE id % 2 = 0").await;
+            }
             Fault::RestartPostgres => self.postgres.stop().await,
             Fault::KillPostgres => self.postgres.kill().await,
             Fault::RestartNats => self.stack.nats.stop().await,
@@ -188,6 +191,9 @@ impl ChaosStack {
             }
             Fault::PauseNotifier(n) => signal_process(&self.notifiers[n], Signal::CONT),
             Fault::FailReceiver => self.receiver.answer(Answer::status(200)),
+            Fault::BreakSites => {
+                self.stack.execute_sql("UPDATE picket.sites SET status = DEFAULT WHERE status = '418'").await;
+            }
             Fault::RestartPostgres | Fault::KillPostgres => self.postgres.start().await,
             Fault::RestartNats | Fault::KillNats => self.stack.nats.start().await,
             Fault::StepClock(_) => self.clock.set_offset(0),

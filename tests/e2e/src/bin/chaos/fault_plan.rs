@@ -38,6 +38,8 @@ pub(crate) enum Fault {
     PauseNotifier(usize),
     /// The receiver of notifications answers 500.
     FailReceiver,
+    /// Half of the sites that are up have an unexpected status.
+    BreakSites,
     /// Publishes results of checks that the region was not given, with the region's credential.
     ForgeFromRegion(usize),
 }
@@ -78,6 +80,7 @@ impl Fault {
             Self::KillNotifier(_) | Self::StopNotifier(_) => "N1",
             Self::PauseNotifier(_) => "N3",
             Self::FailReceiver => "N4",
+            Self::BreakSites => "N10",
         }
     }
 
@@ -100,6 +103,7 @@ impl Fault {
             Self::StopNotifier(n) => format!("SIGTERM notifier {n}"),
             Self::PauseNotifier(n) => format!("SIGSTOP notifier {n}"),
             Self::FailReceiver => "the receiver of notifications answers 500".to_owned(),
+            Self::BreakSites => "half of the sites go down".to_owned(),
             Self::RestartPostgres => "stop Postgres".to_owned(),
             Self::KillPostgres => "kill -9 Postgres".to_owned(),
             Self::RestartNats => "stop NATS".to_owned(),
@@ -125,6 +129,7 @@ impl Fault {
                 3..=30
             }
             Self::PauseNotifier(_) => 3..=45,
+            Self::BreakSites => 10..=40,
             Self::PauseProber(..) | Self::PauseSink(_) | Self::StepClock(_) => 3..=25,
             Self::RestartPostgres | Self::KillPostgres | Self::RestartNats | Self::KillNats => 1..=15,
             Self::PurgeJobs
@@ -158,6 +163,7 @@ impl Fault {
             | Self::KillPostgres
             | Self::EditSites
             | Self::InsertInvalidRows
+            | Self::BreakSites
             | Self::StepClock(_) => {
                 vec![("postgres", 0)]
             }
@@ -167,7 +173,7 @@ impl Fault {
 
     fn draw_random(random: &mut fastrand::Rng) -> Self {
         let (two, region) = (random.usize(..2), random.usize(..REGIONS.len()));
-        match random.u8(..29) {
+        match random.u8(..31) {
             0 => Self::KillCoordinator(two),
             1 => Self::StopCoordinator(two),
             2 => Self::PauseCoordinator(two),
@@ -196,6 +202,7 @@ impl Fault {
             25 => Self::StopNotifier(two),
             26 => Self::PauseNotifier(two),
             27 => Self::FailReceiver,
+            28 | 29 => Self::BreakSites,
             _ => Self::EditSites,
         }
     }
@@ -242,7 +249,7 @@ mod tests {
 
         for fault in [
             "F1", "F2", "F3", "F4", "F5", "F6", "F7", "F8", "F9", "F10", "F11", "F12", "F14", "F18", "F21",
-            "F22", "F23", "N1", "N3", "N4",
+            "F22", "F23", "N1", "N3", "N4", "N10",
         ] {
             assert!(faults.iter().any(|planned| planned.fault.matrix_id() == fault), "{fault}");
         }

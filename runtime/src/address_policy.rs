@@ -1,4 +1,5 @@
-//! Address policy: checks may connect to public addresses and to networks allowed by the operator.
+//! Address policy: checks and notifications may connect to public addresses and to networks allowed
+//! by the operator. It applies to each connection, after the lookup of a name (SSRF protection).
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -43,25 +44,38 @@ const PUBLIC_V6_NET: Ipv6Net = ipv6_net([0x2000, 0, 0], 3);
 const NON_PUBLIC_V6_NETS: [Ipv6Net; 3] =
     [ipv6_net([0x2001, 0, 0], 23), ipv6_net([0x2001, 0xdb8, 0], 32), ipv6_net([0x3fff, 0, 0], 20)];
 
-/// Rule for the addresses that checks may connect to. Clones share the list.
+/// Rule for the addresses that a process may connect to. Clones share the list.
 #[derive(Clone, Debug, Default)]
-pub(super) struct AddressPolicy {
+pub struct AddressPolicy {
     allowed_networks: Arc<[IpNet]>,
 }
 
 impl AddressPolicy {
     /// Allows public addresses and addresses in `allowed`.
-    pub(super) fn new(allowed: &[IpNet]) -> Self {
+    pub fn new(allowed: &[IpNet]) -> Self {
         Self { allowed_networks: allowed.into() }
     }
 
-    /// Allows every address, for destinations that the operator of the prober configured.
-    pub(super) fn unrestricted() -> Self {
+    /// Allows every address, for destinations that the operator of the process configured.
+    pub fn unrestricted() -> Self {
         Self::new(&[IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())])
     }
 
-    /// Returns true if a check may connect to `address`.
-    pub(super) fn is_allowed(&self, address: IpAddr) -> bool {
+    /// The allowed ones of the addresses of a name; forbidden ones are only skipped.
+    ///
+    /// # Errors
+    /// If there are addresses and none is allowed. The error is the first address.
+    pub fn vet_addresses(&self, found: Vec<IpAddr>) -> Result<Vec<IpAddr>, IpAddr> {
+        let first = found.first().copied();
+        let vetted: Vec<IpAddr> = found.into_iter().filter(|address| self.is_allowed(*address)).collect();
+        match first {
+            Some(first) if vetted.is_empty() => Err(first),
+            _ => Ok(vetted),
+        }
+    }
+
+    /// Returns true if the process may connect to `address`.
+    pub fn is_allowed(&self, address: IpAddr) -> bool {
         let plain = unmap_ipv4(address);
         is_public(plain)
             || self.allowed_networks.iter().any(|net| net.contains(&address) || net.contains(&plain))
@@ -84,7 +98,7 @@ fn unmap_ipv4(address: IpAddr) -> IpAddr {
 }
 
 /// Returns true if `address` belongs to the public internet.
-pub(super) fn is_public(address: IpAddr) -> bool {
+pub fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(short) => !NON_PUBLIC_V4_NETS.iter().any(|net| net.contains(&short)),
         IpAddr::V6(long) => {
@@ -151,6 +165,16 @@ mod tests {
         ] {
             assert!(!addresses.is_allowed(address(other)), "{other}");
         }
+    }
+
+    #[test]
+    fn forbidden_addresses_of_a_name_are_skipped_unless_there_is_no_other() {
+        let (public, metadata) = (address("1.1.1.1"), address("169.254.169.254"));
+        let policy = AddressPolicy::default();
+
+        assert_eq!(policy.vet_addresses(vec![metadata, public]), Ok(vec![public]));
+        assert_eq!(policy.vet_addresses(vec![metadata]), Err(metadata));
+        assert_eq!(policy.vet_addresses(Vec::new()), Ok(Vec::new()));
     }
 
     #[test]

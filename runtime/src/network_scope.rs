@@ -1,12 +1,12 @@
-//! How far away from this prober a server is. A response proves that the network works up to there.
+//! How far away from this process a server is. A response proves that the network works up to there.
 
 use std::net::IpAddr;
 
-use super::address_policy::is_public;
+use crate::address_policy::is_public;
 
-/// Part of the network between this prober and a server; later variants include earlier ones.
+/// Part of the network between this process and a server; later variants include earlier ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum NetworkScope {
+pub enum NetworkScope {
     /// This machine alone.
     Machine,
     /// Networks with addresses of their own, such as that of an office.
@@ -17,7 +17,7 @@ pub(crate) enum NetworkScope {
 
 impl NetworkScope {
     /// Scope of a connection to `address`.
-    pub(super) fn of_address(address: IpAddr) -> Self {
+    pub fn of_address(address: IpAddr) -> Self {
         match address.to_canonical() {
             address if address.is_loopback() => Self::Machine,
             address if is_public(address) => Self::Internet,
