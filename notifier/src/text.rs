@@ -10,7 +10,10 @@ use picket_proto::{Timestamp, duration::describe_duration, validation::sanitize_
 
 pub use self::{
     markup::{Html, Markup, Plain},
-    words::{describe_count, describe_counts, describe_item, describe_more, describe_phases, describe_regions, format_time},
+    words::{
+        describe_count, describe_counts, describe_item, describe_more, describe_phases, describe_regions,
+        format_time,
+    },
 };
 use crate::message::{Item, Message, Purpose, Severity, Verdict};
 

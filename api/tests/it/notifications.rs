@@ -463,3 +463,63 @@ async fn the_ledger_of_notifications_counts_what_failed_with_its_reason_and_find
         .await
         .expect_problem(422);
 }
+
+#[tokio::test]
+async fn a_definition_has_channels_and_routes_which_only_an_administrator_applies() {
+    let api = TestApi::start().await;
+    let client = admin(&api).await;
+    let definition = json!({
+        "sites": [{"url": "https://a.example/", "tags": ["shop"]}],
+        "channels": {"ops": {"kind": "webhook", "url": HOOK}},
+        "routes": [{"channels": ["ops"], "tags": ["shop"]}],
+    });
+    let writer = Client { api: &api, token: api.create_token(&[Scope::Write], None).await };
+    let refused = writer.write(Method::PUT, "/sites", definition.clone()).await;
+    assert!(refused.expect_problem(403).contains("lacks the scope 'admin'"), "{refused:?}");
+
+    let planned = client.write(Method::PUT, "/sites?dry_run=true", definition.clone()).await.json();
+    assert_eq!(
+        (&planned["channels"]["added"], &planned["unreached"]),
+        (&json!(["ops"]), &json!(0)),
+        "{planned}"
+    );
+    assert_eq!(client.get("/channels").await.json()["items"], json!([]));
+    let applied = client.write(Method::PUT, "/sites", definition.clone()).await.json();
+    assert_eq!(
+        (&applied["routes"]["added"], &applied["unreached"]),
+        (&json!(["shop-to-ops"]), &json!(0)),
+        "{applied}"
+    );
+    let again = client.write(Method::PUT, "/sites", definition).await.json();
+    assert_eq!(
+        (&again["channels"]["unchanged"], &again["routes"]["unchanged"]),
+        (&json!(1), &json!(1)),
+        "{again}"
+    );
+    let pruned = client
+        .write(Method::PUT, "/sites?prune=true", json!({"sites": [], "channels": {}, "routes": []}))
+        .await
+        .json();
+    assert_eq!(
+        (&pruned["channels"]["removed"], &pruned["routes"]["removed"]),
+        (&json!(["ops"]), &json!(["shop-to-ops"])),
+        "{pruned}"
+    );
+
+    let wrong = json!({
+        "sites": [],
+        "channels": {"ops": {"kind": "slak"}, "bot": {"kind": "telegram", "token": "hunter2"}, "no": 7},
+        "routes": [{"channels": ["ops"], "wait": "soon"}],
+    });
+    let refused = client.write(Method::PUT, "/sites", wrong).await;
+    refused.expect_problem(422);
+    assert!(!refused.text.contains("hunter2"), "{refused:?}");
+    let errors = refused.json()["errors"].clone();
+    let mut pointers: Vec<&str> =
+        errors.as_array().unwrap().iter().map(|error| error["pointer"].as_str().unwrap()).collect();
+    pointers.sort_unstable();
+    assert_eq!(
+        pointers,
+        ["/channels/bot/settings/token", "/channels/no", "/channels/ops/kind", "/routes/0/wait"]
+    );
+}
