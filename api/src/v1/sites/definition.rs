@@ -2,6 +2,7 @@
 
 mod decode;
 mod notifications;
+mod refusals;
 
 use std::collections::{BTreeMap, HashMap};
 

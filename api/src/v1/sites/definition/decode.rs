@@ -17,7 +17,7 @@ use picket_proto::{
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::notifications::decode_notifications;
+use super::{notifications::decode_notifications, refusals::Refusals};
 use crate::{
     access::Access,
     problem::{Problem, ProblemKind},
@@ -26,41 +26,6 @@ use crate::{
 
 /// Maximum time to validate a definition.
 const MAX_VALIDATION_TIME: Duration = Duration::from_secs(20);
-
-/// Errors of single values, of which a response has a limited number.
-#[derive(Default)]
-pub(super) struct Refusals {
-    errors: Vec<(String, String)>,
-    count: usize,
-}
-
-impl Refusals {
-    const MAX_LISTED: usize = 100;
-
-    pub(super) fn add(&mut self, pointer: String, detail: impl ToString) {
-        self.count += 1;
-        if self.errors.len() < Self::MAX_LISTED {
-            self.errors.push((pointer, detail.to_string()));
-        }
-    }
-
-    fn into_result(self) -> Result<(), Problem> {
-        let detail = match (self.count, self.errors.first()) {
-            (0, _) | (_, None) => return Ok(()),
-            (1, Some((_, detail))) => detail.clone(),
-            (count, Some((pointer, detail))) => {
-                format!(
-                    "{count} values are not allowed, and nothing was changed; the first is {pointer}: {detail}"
-                )
-            }
-        };
-        let problem = Problem::new(ProblemKind::Invalid, detail);
-        Err(self
-            .errors
-            .into_iter()
-            .fold(problem, |problem, (pointer, detail)| problem.with_field_error(pointer, detail)))
-    }
-}
 
 /// Requires that each site has a tag of the sender's limit, before anything of the sites is validated.
 pub(super) fn require_own_tags(access: &Access, body: &Value) -> Result<(), Problem> {

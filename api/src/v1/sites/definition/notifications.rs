@@ -11,7 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::decode::Refusals;
+use super::refusals::Refusals;
 use crate::{
     access::{Access, Scope},
     channels::validate_channel,
