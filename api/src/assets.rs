@@ -3,12 +3,11 @@
 
 use std::{fmt::Write, sync::LazyLock};
 
-use axum::{
-    extract::Path,
-    response::{IntoResponse, Response},
-};
+use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use sha2::{Digest, Sha256};
+
+use crate::extract::ApiPath;
 
 struct Asset {
     name: &'static str,
@@ -52,7 +51,7 @@ pub(crate) fn asset_path() -> String {
 }
 
 /// Serves a file. A file of another build does not exist here: its page would not fit this one.
-pub(crate) async fn serve_asset(Path((version, name)): Path<(String, String)>) -> Response {
+pub(crate) async fn serve_asset(ApiPath((version, name)): ApiPath<(String, String)>) -> Response {
     let asset = ASSETS.iter().find(|asset| version == *VERSION && asset.name == name);
     let Some(asset) = asset else {
         return (StatusCode::NOT_FOUND, "no such file").into_response();
@@ -85,7 +84,7 @@ mod tests {
 
     #[tokio::test]
     async fn assets_are_immutable_and_other_versions_do_not_exist() {
-        let request = |version: &str, name: &str| serve_asset(Path((version.to_owned(), name.to_owned())));
+        let request = |version: &str, name: &str| serve_asset(ApiPath((version.to_owned(), name.to_owned())));
         let found = request(&VERSION, "picket.css").await;
         assert_eq!(found.status(), StatusCode::OK);
         assert!(found.headers()[header::CACHE_CONTROL].to_str().unwrap().contains("immutable"));

@@ -1,11 +1,15 @@
-//! Bodies and query strings of requests. Unknown names are refused with the one that was probably meant.
+//! Bodies, query strings and paths of requests. Unknown names are refused with the one that was probably meant.
 
 use axum::{
     body::Bytes,
-    extract::{self, FromRequest, FromRequestParts, Request, rejection::BytesRejection},
+    extract::{
+        self, FromRequest, FromRequestParts, RawPathParams, Request,
+        path::ErrorKind,
+        rejection::{BytesRejection, PathRejection},
+    },
 };
 use http::{HeaderMap, StatusCode, header, request::Parts};
-use picket_proto::{suggestion::describe_known_names, validation::sanitize_text};
+use picket_proto::{ValidationError, suggestion::describe_known_names, validation::sanitize_text};
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_path_to_error::{Path, Segment};
 use utoipa::ToSchema;
@@ -48,9 +52,41 @@ impl<T: DeserializeOwned + Send> FromRequestParts<Api> for ApiPath<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
-        let path = extract::Path::<T>::from_request_parts(parts, api).await;
-        Ok(path.map(|extract::Path(values)| Self(values))?)
+        let rejection = match extract::Path::<T>::from_request_parts(parts, api).await {
+            Ok(extract::Path(values)) => return Ok(Self(values)),
+            Err(rejection) => rejection,
+        };
+        let given = RawPathParams::from_request_parts(parts, api).await;
+        let given: Vec<(String, String)> = given
+            .iter()
+            .flat_map(RawPathParams::iter)
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        Err(refuse_path(&rejection, &given))
     }
+}
+
+/// Refuses parts of a path, by name, value and what is allowed.
+fn refuse_path(rejection: &PathRejection, given: &[(String, String)]) -> Problem {
+    let missing = |error: &ValidationError| Problem::new(ProblemKind::NotFound, error.to_string());
+    let kind = match rejection {
+        PathRejection::FailedToDeserializePathParams(error) => error.kind(),
+        _ => return Problem::new(ProblemKind::NotFound, "there is nothing at this path"),
+    };
+    let (name, value) = match kind {
+        ErrorKind::ParseErrorAtKey { key, value, .. } => (key.as_str(), value),
+        ErrorKind::ParseErrorAtIndex { index, value, .. } => {
+            (given.get(*index).map_or("path", |(name, _)| name.as_str()), value)
+        }
+        ErrorKind::ParseError { value, .. } => {
+            (given.first().map_or("path", |(name, _)| name.as_str()), value)
+        }
+        _ => {
+            let error = ValidationError::new("path", "(unreadable)", "percent-encoded UTF-8");
+            return missing(&error);
+        }
+    };
+    missing(&ValidationError::new(name, sanitize_text(value, 200), "a whole number"))
 }
 
 /// Reads a whole body within the limits of its route.

@@ -4,7 +4,6 @@
 
 use axum::{
     Json,
-    extract::rejection::PathRejection,
     response::{IntoResponse, Response},
 };
 use http::{HeaderValue, StatusCode, header};
@@ -264,11 +263,5 @@ impl From<picket_store::Error> for Problem {
             }
             error => Self::internal(&error),
         }
-    }
-}
-
-impl From<PathRejection> for Problem {
-    fn from(rejection: PathRejection) -> Self {
-        Self::new(ProblemKind::NotFound, rejection.body_text())
     }
 }

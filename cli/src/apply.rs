@@ -1,4 +1,4 @@
-//! `picket apply` and `picket export`: the wanted sites as a YAML file.
+//! `picket apply` and `picket export`: the wanted sites, channels and routes as a YAML file.
 
 mod plan;
 mod sites_file;
@@ -11,22 +11,30 @@ use std::{
 use clap::{ArgMatches, Args};
 use picket_proto::{
     RegionName,
+    notification_plan::NotificationPlan,
     site::SiteSpec,
     site_plan::{DesiredSites, PruneScope, SitePlan},
 };
 use picket_store::{
-    Store,
+    Store, channels,
+    definitions::{ApplyMode, DefinitionChanges, apply_definitions, plan_notifications},
     regions::{self, RegionOverview},
+    routes,
     settings::read_settings,
     sites::{self, SiteChanges},
 };
 
-use self::plan::PlanText;
+use self::{
+    plan::{NotificationPlanText, PlanText},
+    sites_file::DesiredDefinitions,
+};
 use crate::{
+    channel::validate_settings,
     connect::DatabaseArgs,
     error::{EXIT_NEGATIVE, Error},
     output::{print_data, print_error, print_text},
     region,
+    route::describe_reach,
 };
 
 /// Options of `picket apply`.
@@ -36,7 +44,7 @@ pub(crate) struct ApplyOptions {
     /// YAML file of sites; '-' reads standard input
     #[arg(short, long, value_name = "FILE", default_value = SITES_FILE)]
     file: PathBuf,
-    /// Remove sites missing from the file
+    /// Remove sites, channels and routes missing from the file, each only if the file has its list
     #[arg(long)]
     prune: bool,
     /// Print the changes without making them
@@ -62,11 +70,15 @@ A file:
       assertions:
         json: [{path: $.status, equals: ok}]
       regions: [eu-west]
-      tags: [shop]";
+      tags: [shop]
+  channels:                          # optional; a file without it leaves channels alone
+    ops: {kind: slack, url: {secret: slack-ops}}
+  routes:                            # the same, in their order
+    - {tags: [shop], channels: [ops], remind: 2h}";
     let is_missing = |field: &&&str| !EXAMPLE.contains(&format!("{field}:"));
     let more: Vec<&str> = SiteSpec::FIELDS.iter().filter(is_missing).copied().collect();
     format!(
-        "{EXAMPLE}\nMore fields: {}. An omitted field has its default.\nNo two sites have the same url, method, regex, not_regex, options and assertions.",
+        "{EXAMPLE}\nMore fields of a site: {}. An omitted field has its default.\nNo two sites have the same url, method, regex, not_regex, options and assertions.",
         more.join(", ")
     )
 }
@@ -90,21 +102,104 @@ pub(crate) async fn run_apply(options: ApplyOptions, matches: &ArgMatches) -> Re
     // Validate the whole file before the first change, so that a refused file changes nothing.
     let intervals = read_settings(&store).await?.intervals;
     let wanted = sites_file::parse_sites_file(&name, &text, intervals).map_err(validation_error)?;
-    let scope = match options.prune {
-        true => PruneScope::All,
-        false => PruneScope::None,
+    let plan = DefinitionPlan::new(&store, &name, &wanted, options.prune).await?;
+    print_text(&plan.to_string())?;
+    let mode = match options.dry_run {
+        true => ApplyMode::DryRun,
+        false => ApplyMode::Commit,
     };
-    let plan = build_plan(&store, &name, &wanted, scope).await?;
-    print_text(&PlanText(&plan).to_string())?;
-    for warning in warn_of_absent_probers(&wanted, &regions::list_region_overview(&store, None).await?) {
+    for warning in warn_of_absent_probers(&wanted.sites, &regions::list_region_overview(&store, None).await?)
+    {
         print_error(warning);
     }
-    if !options.dry_run {
-        execute_plan(&store, &plan).await?;
-    } else if !plan.is_empty() {
+    print_text(&plan.execute(&store, mode).await?)?;
+    if options.dry_run && !plan.is_empty() {
         print_text("nothing was changed (--dry-run)\n")?;
     }
     Ok(())
+}
+
+/// Changes to all that a file defines.
+pub(crate) struct DefinitionPlan {
+    sites: SitePlan,
+    notifications: NotificationPlan,
+    /// True if the file has sites.
+    has_sites: bool,
+    /// True if the file has channels.
+    has_channels: bool,
+    /// True if the file has routes.
+    has_routes: bool,
+}
+
+impl DefinitionPlan {
+    async fn new(store: &Store, name: &str, wanted: &DesiredDefinitions, prune: bool) -> Result<Self, Error> {
+        let scope = match prune && wanted.has_sites {
+            true => PruneScope::All,
+            false => PruneScope::None,
+        };
+        Ok(Self {
+            sites: build_plan(store, name, &wanted.sites, scope).await?,
+            notifications: plan_notifications(store, &wanted.notifications, prune).await?,
+            has_sites: wanted.has_sites,
+            has_channels: wanted.notifications.channels.is_some(),
+            has_routes: wanted.notifications.routes.is_some(),
+        })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.sites.is_empty() && self.notifications.is_empty()
+    }
+
+    /// Number of changes by kind, as text.
+    #[cfg_attr(not(feature = "local"), expect(dead_code, reason = "`picket up` applies sites.yaml"))]
+    pub(crate) fn summary(&self) -> String {
+        let mut parts = vec![self.sites.summary()];
+        if self.has_channels {
+            parts.push(format!("channels: {}", self.notifications.channels.summary()));
+        }
+        if self.has_routes {
+            parts.push(format!("routes: {}", self.notifications.routes.summary()));
+        }
+        parts.join("; ")
+    }
+
+    /// Makes the changes, or tries them. Returns a sentence if sites reach nobody, or if the file is
+    /// about notifications.
+    async fn execute(&self, store: &Store, mode: ApplyMode) -> Result<String, Error> {
+        let has_notifications = self.has_channels || self.has_routes;
+        // Without a route nobody is told anyway, and then a dry run need not try the changes.
+        let needs_reach = has_notifications || !routes::list_routes(store).await?.is_empty();
+        if self.is_empty() || mode == ApplyMode::DryRun && !needs_reach {
+            return Ok(match needs_reach && has_notifications {
+                true => describe_reach(routes::count_reach(store, None).await?),
+                false => String::new(),
+            });
+        }
+        let changes = DefinitionChanges {
+            sites: SiteChanges::from(&self.sites),
+            notifications: self.notifications.clone(),
+        };
+        let applied = apply_definitions(store, &changes, mode).await?;
+        Ok(match has_notifications || applied.reach.unreached > 0 {
+            true => describe_reach(applied.reach),
+            false => String::new(),
+        })
+    }
+}
+
+impl std::fmt::Display for DefinitionPlan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.has_sites || !self.sites.is_empty() || !self.has_channels && !self.has_routes {
+            write!(f, "{}", PlanText(&self.sites))?;
+        }
+        if self.has_channels {
+            write!(f, "{}", NotificationPlanText("channel", &self.notifications.channels))?;
+        }
+        if self.has_routes {
+            write!(f, "{}", NotificationPlanText("route", &self.notifications.routes))?;
+        }
+        Ok(())
+    }
 }
 
 /// A warning for each region of the file that is new or has no active prober.
@@ -125,7 +220,7 @@ fn warn_of_absent_probers(wanted: &DesiredSites, present: &[RegionOverview]) -> 
         .collect()
 }
 
-/// Prints the sites that `picket apply` accepts. The exit code is 1 if others were left out.
+/// Prints the definitions that `picket apply` accepts. The exit code is 1 if others were left out.
 pub(crate) async fn run_export(options: ExportOptions, matches: &ArgMatches) -> Result<u8, Error> {
     let store = options.database.connect(matches).await?;
     let intervals = read_settings(&store).await?.intervals;
@@ -146,18 +241,40 @@ pub(crate) async fn run_export(options: ExportOptions, matches: &ArgMatches) -> 
             }
         }
     }
-    print_data(&sites_file::render_sites_file(&names, &specs)?)?;
+    let mut known = Vec::new();
+    for channel in channels::list_channels(&store).await? {
+        let judged = channel.definition.and_then(|known| validate_settings(&known).map(|()| known));
+        match judged {
+            Ok(definition) => known.push(definition),
+            Err(why) => {
+                print_error(format_args!("channel {} is left out: {why}", channel.name));
+                code = EXIT_NEGATIVE;
+            }
+        }
+    }
+    let mut wanted = Vec::new();
+    for route in routes::list_routes(&store).await? {
+        let judged = route.definition.and_then(|route| route.validate().map(|()| route));
+        match judged {
+            Ok(definition) => wanted.push(definition),
+            Err(why) => {
+                print_error(format_args!("route {} is left out: {why}", route.name));
+                code = EXIT_NEGATIVE;
+            }
+        }
+    }
+    print_data(&sites_file::render_sites_file(&names, &specs, &known, &wanted)?)?;
     Ok(code)
 }
 
 /// Applies the file at `path` and returns the executed plan.
 #[cfg_attr(not(feature = "local"), expect(dead_code, reason = "`picket up` applies sites.yaml"))]
-pub(crate) async fn apply_file(store: &Store, path: &Path) -> Result<SitePlan, Error> {
+pub(crate) async fn apply_file(store: &Store, path: &Path) -> Result<DefinitionPlan, Error> {
     let (name, text) = read_input(path)?;
     let intervals = read_settings(store).await?.intervals;
     let wanted = sites_file::parse_sites_file(&name, &text, intervals).map_err(validation_error)?;
-    let plan = build_plan(store, &name, &wanted, PruneScope::None).await?;
-    execute_plan(store, &plan).await?;
+    let plan = DefinitionPlan::new(store, &name, &wanted, false).await?;
+    plan.execute(store, ApplyMode::Commit).await?;
     Ok(plan)
 }
 

@@ -1,4 +1,6 @@
-//! `picket ledger`: accounts for every tick.
+//! `picket ledger`: accounts for every tick, and for every notification.
+
+mod notifications;
 
 use std::time::Duration;
 
@@ -20,6 +22,9 @@ pub(crate) struct LedgerOptions {
     /// Age of the oldest tick to count, such as 1h or 7d
     #[arg(long, value_name = "DURATION", default_value = "1h")]
     since: DurationArg,
+    /// Account for what channels were to be told, instead of ticks
+    #[arg(long, conflicts_with = "sites")]
+    notifications: bool,
     /// List each site and region, unaccounted ticks first, instead of one row per region
     #[arg(long)]
     sites: bool,
@@ -32,9 +37,12 @@ pub(crate) struct LedgerOptions {
 /// Maximum listed schedules with unaccounted ticks, unless `--sites` is given.
 const MAX_LISTED_SCHEDULES: usize = 20;
 
-/// Prints the ledger. The exit code is 1 if a tick is unaccounted for.
+/// Prints the ledger. The exit code is 1 if a tick or a notice is unaccounted for.
 pub(crate) async fn run(options: LedgerOptions, matches: &ArgMatches) -> Result<u8, Error> {
     let store = options.database.connect(matches).await?;
+    if options.notifications {
+        return notifications::print_ledger(&store, options.since.0, options.output).await;
+    }
     let (now, through) = ledger::read_accounted_through(&store).await?;
     let from = time_before(now, options.since.0);
     let to = ledger::find_closed_end(now, through);

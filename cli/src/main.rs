@@ -2,6 +2,7 @@
 
 mod apply;
 mod assertion_syntax;
+mod channel;
 mod check;
 mod completions;
 mod connect;
@@ -9,6 +10,7 @@ mod connect;
 mod demo;
 mod error;
 mod generate_sites;
+mod incident;
 mod leases;
 mod ledger;
 mod maintenance;
@@ -16,13 +18,17 @@ mod maintenance;
 mod manual;
 mod migrate;
 mod nats;
+mod notification;
 mod output;
+mod person;
 mod probers;
 #[cfg(feature = "local")]
 mod reference;
 mod region;
 mod report;
+mod route;
 mod settings;
+mod silence;
 mod site;
 mod site_args;
 mod status;
@@ -42,7 +48,7 @@ use crate::error::Error;
 const AFTER_HELP: &str = "\
 Exit codes:
   0  success
-  1  negative result: a site is down, a tick is unaccounted for, a site was not exported
+  1  negative result: a site is down, a tick is unaccounted for, a site was not exported, a test message was refused
   2  wrong usage or refused input
   3  a required service could not be reached
 
@@ -113,6 +119,21 @@ enum Command {
     /// Manage maintenance windows, in which no incident opens: add, list, remove
     #[command(subcommand)]
     Maintenance(maintenance::MaintenanceCommand),
+    /// Manage channels of notifications: add, list, show, set, test, pause, resume, remove
+    #[command(subcommand)]
+    Channel(channel::ChannelCommand),
+    /// Manage routes, which say what is told to which channels: add, list, remove, test
+    #[command(subcommand)]
+    Route(route::RouteCommand),
+    /// Manage silences, in which nobody is told: add, list, remove
+    #[command(subcommand)]
+    Silence(silence::SilenceCommand),
+    /// List, show and acknowledge incidents
+    #[command(subcommand)]
+    Incident(incident::IncidentCommand),
+    /// List and show notifications, and have failed ones tried once more
+    #[command(subcommand)]
+    Notification(notification::NotificationCommand),
     /// Check a URL now, from every region or from selected ones
     Check(Box<check::AdhocCheckOptions>),
     /// Show the status of all sites; exit code 1 if any is down
@@ -127,7 +148,8 @@ enum Command {
     ///
     /// Each tick of each schedule must end as exactly one row (up, down or missed), or lie in a recorded
     /// gap, a long time without a coordinator. The command counts expected ticks and rows in the
-    /// database. Ticks of the last minutes may still be in progress and are left out.
+    /// database. Ticks of the last minutes may still be in progress and are left out. With
+    /// --notifications, it accounts for what each channel was to be told of each incident.
     Ledger(ledger::LedgerOptions),
     /// Report uptime, latency, incidents, warnings or failures over days
     ///
@@ -178,6 +200,7 @@ async fn run_command(command: Command, matches: &ArgMatches) -> Result<u8, Error
         Command::Status(options) => return status::run(options, matches).await,
         Command::Export(options) => return apply::run_export(options, matches).await,
         Command::Ledger(options) => return ledger::run(options, matches).await,
+        Command::Channel(command) => return channel::run(command, matches).await,
         #[cfg(feature = "local")]
         Command::Down(options) => up::run_down(options).await,
         Command::Migrate(options) => migrate::run(options, matches).await,
@@ -188,6 +211,10 @@ async fn run_command(command: Command, matches: &ArgMatches) -> Result<u8, Error
         Command::Nats(command) => nats::run(command, matches).await,
         Command::Token(command) => token::run(command, matches).await,
         Command::Maintenance(command) => maintenance::run(command, matches).await,
+        Command::Route(command) => route::run(command, matches).await,
+        Command::Silence(command) => silence::run(command, matches).await,
+        Command::Incident(command) => incident::run(command, matches).await,
+        Command::Notification(command) => notification::run(command, matches).await,
         Command::Tail(options) => tail::run(*options, matches).await,
         Command::Probers(options) => probers::run(*options, matches).await,
         Command::Leases(options) => leases::run(options, matches).await,
@@ -235,6 +262,13 @@ mod tests {
                 &["--scopes", "root", "read, write, check, admin"],
             ),
             (&["token", "create", "ci"], &["--scopes"]),
+            (&["channel", "add", "ops", "--kind", "slak"], &["--kind", "slak", "did you mean 'slack'"]),
+            (&["route", "add", "--tag", "shop"], &["--channel"]),
+            (&["route", "add", "--channel", "ops", "--active", "8-18"], &["--time-zone"]),
+            (&["silence", "add", "--all", "--to", "+2h"], &["--reason"]),
+            (&["silence", "add", "--to", "+2h", "--reason", "x"], &["--tag", "--all"]),
+            (&["notification", "list", "--state", "lost"], &["--state", "lost", "delivered"]),
+            (&["notification", "retry", "--channel", "ops"], &["--since"]),
             (&["report", "uptime", "--since", "month"], &["--since", "'month'", "15s"]),
             (&["report", "latency", "--output", "yaml"], &["--output", "yaml", "table", "json", "csv"]),
             (&["tail", "--outcome", "sideways"], &["--outcome", "sideways", "up, down, missed"]),
@@ -280,6 +314,17 @@ mod tests {
             &["maintenance", "list"],
             &["token", "list"],
             &["token", "create", "ci", "--scopes", "read"],
+            &["channel", "list"],
+            &["channel", "show", "ops"],
+            &["channel", "test", "ops"],
+            &["route", "list"],
+            &["route", "test"],
+            &["silence", "list"],
+            &["incident", "list"],
+            &["incident", "show", "1"],
+            &["notification", "list"],
+            &["notification", "show", "0199a1b2-0c3d-7e4f-8a5b-6c7d8e9fa0b1"],
+            &["ledger", "--notifications"],
             &["report", "uptime"],
             &["report", "latency"],
             &["report", "incidents"],

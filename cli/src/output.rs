@@ -217,11 +217,10 @@ pub(crate) fn colour_by_status(text: &str, padded: String) -> String {
 
 fn status_colour(text: &str) -> Option<Color> {
     match text {
-        "up" | "passed" => Some(Color::Green),
-        "down" | "failed" => Some(Color::Red),
-        "missed" | "unknown" | "problem" | "paused" | "warning" | "no answer" | "undecided" => {
-            Some(Color::Yellow)
-        }
+        "up" | "passed" | "delivered" | "delivers" => Some(Color::Green),
+        "down" | "failed" | "failing" | "refused" | "gone" | "NOBODY" => Some(Color::Red),
+        "missed" | "unknown" | "problem" | "paused" | "warning" | "no answer" | "undecided" | "waiting"
+        | "retry" | "retrying" => Some(Color::Yellow),
         _ => None,
     }
 }

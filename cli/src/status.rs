@@ -3,6 +3,7 @@
 use clap::{ArgMatches, Args};
 use picket_store::{
     incidents::{self, DoubtfulWindow},
+    notifications::{self, NotificationStatus},
     site_status::{self, SiteStatus},
 };
 
@@ -46,6 +47,8 @@ pub(crate) async fn run(options: StatusOptions, matches: &ArgMatches) -> Result<
         return Ok(code);
     }
     let doubts: String = incidents::list_open_windows(&store).await?.iter().map(doubt_line).collect();
+    let notifications = notifications::read_notification_status(&store).await?;
+    let notifications = notifications.as_ref().map(notification_line).unwrap_or_default();
     let counts = StatusCounts::from_sites(&sites);
     let needs_attention = |site: &SiteStatus| site.status != "up" || !site.warnings.is_empty();
     let listed =
@@ -56,7 +59,7 @@ pub(crate) async fn run(options: StatusOptions, matches: &ArgMatches) -> Result<
         hidden => format!("and {hidden} more: picket status --all\n"),
     };
     let listing = build_table(shown.into_iter());
-    print_coloured(&format!("{}\n{doubts}\n{listing}{rest}", counts.summary_line()))?;
+    print_coloured(&format!("{}\n{doubts}{notifications}\n{listing}{rest}", counts.summary_line()))?;
     Ok(code)
 }
 
@@ -71,6 +74,34 @@ fn doubt_line(doubt: &DoubtfulWindow) -> String {
         doubt.hosts,
         format_timestamp(Some(doubt.to)).unwrap_or_default(),
     )
+}
+
+/// Line about channels that fail, what waits, and what is unaccounted for.
+fn notification_line(status: &NotificationStatus) -> String {
+    let mut parts = vec![match status.channels {
+        1 => "1 channel".to_owned(),
+        some => format!("{some} channels"),
+    }];
+    if status.notifiers == 0 {
+        parts.push(colour_by_status("down", "no notifier runs".to_owned()));
+    }
+    if !status.failing.is_empty() {
+        let names = format!("{} failing ({})", status.failing.len(), status.failing.join(", "));
+        parts.push(colour_by_status("down", names));
+    }
+    let since = format_timestamp(status.oldest_waiting_at.map(Into::into));
+    parts.push(match since {
+        Some(since) => format!("{} waiting, the oldest since {since}", status.waiting),
+        None => "nothing waiting".to_owned(),
+    });
+    if status.unaccounted > 0 {
+        let text = format!(
+            "{} UNACCOUNTED FOR in 24 h: picket ledger --notifications --since 24h",
+            status.unaccounted
+        );
+        parts.push(colour_by_status("down", text));
+    }
+    format!("notifications: {}\n", parts.join("; "))
 }
 
 fn build_table<'a>(sites: impl Iterator<Item = &'a SiteStatus>) -> TextTable {

@@ -26,6 +26,14 @@ impl Attempt {
         Self { outcome, status, message: sanitize_text(&redact(text), Self::MAX_MESSAGE_BYTES) }
     }
 
+    /// The same end with a sentence before its message, such as that a template failed.
+    pub fn with_note(self, note: Option<&str>) -> Self {
+        match note {
+            Some(note) => Self::new(self.outcome, self.status, &format!("{note}; {}", self.message)),
+            None => self,
+        }
+    }
+
     /// True if the receiver has the message.
     pub fn is_delivered(&self) -> bool {
         matches!(self.outcome, AttemptOutcome::Delivered { .. })

@@ -5,6 +5,8 @@
 
 mod alertmanager;
 mod discord;
+pub mod email;
+pub mod exec;
 mod googlechat;
 mod gotify;
 mod matrix;
@@ -17,6 +19,7 @@ mod settings;
 mod slack;
 mod teams;
 mod telegram;
+mod templates;
 mod twilio;
 mod watchdog;
 mod webhook;
@@ -28,13 +31,32 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 pub(crate) use self::receiver::{HttpRequest, Keys, Receiver, Unsendable};
+use self::{email::EmailSettings, exec::ExecSettings, templates::Templates};
 pub(crate) use self::{settings::TransportSettings, watchdog::WatchdogSettings};
 
 /// Settings of a channel, checked.
 #[derive(Clone, Debug)]
 pub struct ChannelSettings {
     kind: ChannelKind,
+    pub(crate) destination: Destination,
+}
+
+/// Where messages go.
+#[derive(Clone, Debug)]
+pub(crate) enum Destination {
+    /// A receiver that speaks HTTP.
+    Http(HttpDestination),
+    /// Mailboxes.
+    Email(Arc<EmailSettings>),
+    /// A program.
+    Exec(Arc<ExecSettings>),
+}
+
+/// A receiver that speaks HTTP.
+#[derive(Clone, Debug)]
+pub(crate) struct HttpDestination {
     pub(crate) transport: TransportSettings,
+    pub(crate) templates: Templates,
     pub(crate) receiver: Arc<dyn Receiver>,
 }
 
@@ -44,7 +66,48 @@ impl ChannelSettings {
     /// # Errors
     /// Names the setting that is wrong. No value is repeated that may be a secret.
     pub fn parse(kind: ChannelKind, value: &Value) -> Result<Self, ValidationError> {
-        let (transport, own) = TransportSettings::split(value)?;
+        let destination = match kind {
+            ChannelKind::Email => {
+                let settings: EmailSettings = decode_object(settings::FIELD, value)?;
+                settings.check().map_err(name_settings)?;
+                Destination::Email(Arc::new(settings))
+            }
+            ChannelKind::Exec => {
+                let settings: ExecSettings = decode_object(settings::FIELD, value)?;
+                settings.check().map_err(name_settings)?;
+                Destination::Exec(Arc::new(settings))
+            }
+            kind => Destination::Http(HttpDestination::parse(kind, value)?),
+        };
+        Ok(Self { kind, destination })
+    }
+
+    /// What the channel speaks.
+    pub fn kind(&self) -> ChannelKind {
+        self.kind
+    }
+
+    #[cfg(test)]
+    fn http(&self) -> &HttpDestination {
+        match &self.destination {
+            Destination::Http(http) => http,
+            _ => panic!("{} does not speak HTTP", self.kind),
+        }
+    }
+}
+
+/// The refusal with the place of the setting, as those of the other kinds have it.
+fn name_settings(why: ValidationError) -> ValidationError {
+    match why.field.starts_with(settings::FIELD) {
+        true => why,
+        false => ValidationError { field: settings::field(&why.field), ..why },
+    }
+}
+
+impl HttpDestination {
+    fn parse(kind: ChannelKind, value: &Value) -> Result<Self, ValidationError> {
+        let (transport, rest) = TransportSettings::split(value)?;
+        let (templates, own) = Templates::split(kind, &rest)?;
         let receiver: Arc<dyn Receiver> = match kind {
             ChannelKind::Webhook => decode::<webhook::WebhookSettings>(own)?,
             ChannelKind::Slack => decode::<slack::SlackSettings>(own)?,
@@ -61,17 +124,11 @@ impl ChannelSettings {
             ChannelKind::Gotify => decode::<gotify::GotifySettings>(own)?,
             ChannelKind::Twilio => decode::<twilio::TwilioSettings>(own)?,
             ChannelKind::Watchdog => decode::<WatchdogSettings>(own)?,
-            // Neither speaks HTTP.
             ChannelKind::Email | ChannelKind::Exec => {
                 return Err(ValidationError::new("kind", kind, "a kind whose receiver speaks HTTP"));
             }
         };
-        Ok(Self { kind, transport, receiver })
-    }
-
-    /// What the channel speaks.
-    pub fn kind(&self) -> ChannelKind {
-        self.kind
+        Ok(Self { transport, templates, receiver })
     }
 }
 

@@ -76,6 +76,7 @@ pub(crate) fn compose(outgoing: &PlannedMessage<'_>, context: &Context<'_>) -> M
         thread,
         thread_ref: thread_ref.flatten(),
         receiver_ref: context.receiver_ref.clone(),
+        body: None,
         event,
     }
 }
@@ -300,10 +301,11 @@ pub(crate) fn compose_repetition(
         thread: None,
         thread_ref: None,
         receiver_ref: None,
+        body: None,
         event: Some(ProgramEvent {
             name: event.event.clone(),
             at: event.recorded_at.into(),
-            dedup_key: format!("{installation}.{}", event.subject),
+            dedup_key: format!("{installation}/{}", event.subject),
             is_end: event.is_end,
             data: event.payload.0.clone(),
         }),
@@ -328,7 +330,7 @@ fn build_event(told: &PlannedItem<'_>, context: &Context<'_>) -> ProgramEvent {
     ProgramEvent {
         name: notice.event.clone(),
         at: notice.recorded_at.into(),
-        dedup_key: format!("{installation}.{}", notice.subject),
+        dedup_key: format!("{installation}/{}", notice.subject),
         is_end: notice.is_end,
         data,
     }
@@ -426,7 +428,7 @@ mod tests {
         let one = [site(1, "timeout", &["shop"])];
         let event = compose(&outgoing(&one, true), &context()).event.unwrap();
         assert_eq!(event.name, "incident.opened");
-        assert_eq!(event.dedup_key, "00000000-0000-0000-0000-000000000000.incident.1.1");
+        assert_eq!(event.dedup_key, "00000000-0000-0000-0000-000000000000/incident.1.1");
         assert_eq!(event.data["site"], "site-1.example");
         assert_eq!(event.data["link"], "https://picket.example/incidents/1");
         assert!(!event.is_end);

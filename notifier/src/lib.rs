@@ -18,9 +18,9 @@ mod metrics;
 mod options;
 mod pings;
 mod pipeline;
-#[cfg(test)]
 mod samples;
 pub mod sender;
+pub mod template;
 pub mod text;
 mod transport;
 mod worker;
@@ -32,7 +32,7 @@ use picket_runtime::{
     secrets::{Secrets, SecretsError},
     wait_for_database,
 };
-use picket_store::{Store, settings::SharedSettings};
+use picket_store::{Store, lanes, settings::SharedSettings};
 use ractor::SpawnErr;
 
 pub use self::{
@@ -83,11 +83,14 @@ pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Re
     let options = SenderOptions {
         allowed_networks: config.delivery.notify_allow_addresses.clone(),
         ca_file: config.delivery.notify_ca_file.clone(),
+        is_exec_allowed: config.delivery.allow_exec,
         ..SenderOptions::default()
     };
     let sender = Arc::new(Sender::new(options, secrets.clone())?);
     let connect = async || {
         store.check_usable().await?;
+        // Before anything is told, so that a time without notifiers is known.
+        lanes::mark_notifier(&store, &config.name, env!("CARGO_PKG_VERSION")).await?;
         SharedSettings::load_from(&store).await
     };
     let settings = wait_for_database(&database, connect, picket_store::Error::may_recover).await?;

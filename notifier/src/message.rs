@@ -46,6 +46,9 @@ pub struct Message {
     /// What an earlier attempt at this notification left, such as the recipients that have it.
     #[serde(skip)]
     pub receiver_ref: Option<Value>,
+    /// Text of a template in place of the items: without markup, or JSON for a webhook.
+    #[serde(skip)]
+    pub body: Option<String>,
     /// The event as programs receive it; `None` in messages for people about several events.
     pub event: Option<ProgramEvent>,
 }

@@ -86,5 +86,5 @@ async fn repeat_firing(
     let now = Timestamp::from(time::OffsetDateTime::now_utc());
     let messages: Vec<_> =
         events.iter().map(|event| compose_repetition(event, shared.installation_id, now)).collect();
-    Ok(Some(worker.sender.send_batch(settings, &messages).await))
+    Ok(worker.sender.send_batch(settings, &messages).await)
 }

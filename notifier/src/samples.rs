@@ -1,19 +1,15 @@
-//! Messages and notices for tests.
+//! Sample messages: templates are checked with them.
 
 use std::time::Duration;
 
 use picket_proto::{Cause, Timestamp};
-use picket_store::{
-    DbTimestamp,
-    lanes::{LaneNotice, NoticeStep},
-};
 use serde_json::json;
-use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::message::{Counts, Item, Message, ProgramEvent, Purpose, Severity, Verdict};
 
 /// Names that a receiver could obey.
+#[cfg(test)]
 pub(crate) const HOSTILE_NAMES: [&str; 9] = [
     "line\r\nBcc: all@example.com",
     "<!channel> <@U1> <https://evil.example|safe>",
@@ -26,6 +22,7 @@ pub(crate) const HOSTILE_NAMES: [&str; 9] = [
     "",
 ];
 
+#[cfg(test)]
 pub(crate) const ALL_VERDICTS: [Verdict; 13] = [
     Verdict::Down,
     Verdict::Flapping,
@@ -43,12 +40,14 @@ pub(crate) const ALL_VERDICTS: [Verdict; 13] = [
 ];
 
 /// A name of 10 KB whose characters need escapes.
+#[cfg(test)]
 pub(crate) fn long_name() -> String {
     "<&\"@*_".repeat(1_707)
 }
 
-fn at(text: &str) -> Timestamp {
-    text.parse().unwrap()
+/// A time, `seconds` after 2026-11-20 12:00:00 UTC.
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_millis((1_795_176_000 + seconds) * 1_000)
 }
 
 fn item(verdict: Verdict, name: &str) -> Item {
@@ -63,8 +62,8 @@ fn item(verdict: Verdict, name: &str) -> Item {
         explanation: Some("192.0.2.7:443: connection refused".to_owned()),
         regions: ["eu-west", "us-east", "asia"].map(str::to_owned).to_vec(),
         regions_reporting: Some(4),
-        first_failure_at: Some(at("2026-11-20T12:00:03Z")),
-        opened_at: at("2026-11-20T12:01:03Z"),
+        first_failure_at: Some(at(3)),
+        opened_at: at(63),
         closed_at: None,
         duration: Duration::from_secs(65),
         failed_checks: Some(7),
@@ -86,12 +85,13 @@ fn message(title: &str, purpose: Purpose, items: Vec<Item>) -> Message {
         hidden_items: 0,
         csv: None,
         counts: Counts::default(),
-        composed_at: at("2026-11-20T12:02:08Z"),
+        composed_at: at(128),
         link: Some("https://picket.example.com/incidents/17".to_owned()),
         is_repeat: false,
         thread: None,
         thread_ref: None,
         receiver_ref: None,
+        body: None,
         event: None,
     }
 }
@@ -99,7 +99,7 @@ fn message(title: &str, purpose: Purpose, items: Vec<Item>) -> Message {
 fn event(name: &str, is_end: bool) -> ProgramEvent {
     ProgramEvent {
         name: name.to_owned(),
-        at: at("2026-11-20T12:01:03Z"),
+        at: at(63),
         dedup_key: "picket/4cf8c6a8-3b0e-4d0a-9a3e-6a5d7f1f0001/17".to_owned(),
         is_end,
         data: json!({"v": 1, "incident_id": 17, "site": "shop.example.com", "site_id": 3,
@@ -115,6 +115,7 @@ pub(crate) fn down() -> Message {
 }
 
 /// A site with a given name went down.
+#[cfg(test)]
 pub(crate) fn named(name: &str) -> Message {
     let mut message = down();
     message.title = format!("DOWN {name}: connection refused");
@@ -128,13 +129,26 @@ pub(crate) fn named(name: &str) -> Message {
 /// A site is up again.
 pub(crate) fn up() -> Message {
     let mut item = item(Verdict::Up, "shop.example.com");
-    item.closed_at = Some(at("2026-11-20T12:13:07Z"));
+    item.closed_at = Some(at(787));
     item.duration = Duration::from_secs(724);
     let title = "UP shop.example.com: was down 12 min 4 s";
     Message { event: Some(event("incident.closed", true)), ..message(title, Purpose::Alert, vec![item]) }
 }
 
+/// A certificate expires soon.
+pub(crate) fn warning() -> Message {
+    let mut item = item(Verdict::Warns, "shop.example.com");
+    (item.cause, item.cause_code) = (Some("certificate expires in 7 days".to_owned()), None);
+    (item.explanation, item.http_status, item.failed_checks) = (None, None, None);
+    let title = "WARNING shop.example.com: certificate expires in 7 days";
+    Message {
+        event: Some(event("certificate.expiring", false)),
+        ..message(title, Purpose::Alert, vec![item])
+    }
+}
+
 /// A site is still down.
+#[cfg(test)]
 pub(crate) fn reminder() -> Message {
     let mut item = item(Verdict::Down, "shop.example.com");
     item.duration = Duration::from_secs(3_600);
@@ -169,7 +183,14 @@ pub(crate) fn test() -> Message {
 }
 
 /// The opening of an incident that a channel of people is to be told.
-pub(crate) fn notice() -> LaneNotice {
+#[cfg(test)]
+pub(crate) fn notice() -> picket_store::lanes::LaneNotice {
+    use picket_store::{
+        DbTimestamp,
+        lanes::{LaneNotice, NoticeStep},
+    };
+    use sqlx::types::Json;
+
     let at = DbTimestamp(Timestamp::from_millis(1_764_244_800_000));
     LaneNotice {
         transition_id: 10,

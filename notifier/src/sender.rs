@@ -1,6 +1,6 @@
-//! Sender: delivers messages to channels that speak HTTP.
+//! Sender: delivers messages to channels.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use ipnet::IpNet;
@@ -13,7 +13,10 @@ use tokio::time::Instant;
 
 use crate::{
     attempt::{Attempt, AttemptOutcome},
-    channel::{ChannelSettings, HttpRequest, Keys, Unsendable},
+    channel::{
+        ChannelSettings, Destination, HttpDestination, HttpRequest, Keys, Unsendable, email::EmailSender,
+        exec::ExecRunner,
+    },
     message::Message,
     transport::{Transport, TransportFailure},
 };
@@ -30,19 +33,23 @@ pub struct SenderOptions {
     pub allowed_networks: Vec<IpNet>,
     /// PEM file of root certificates to trust in addition to the platform's.
     pub ca_file: Option<PathBuf>,
+    /// True if channels may run programs on this machine.
+    pub is_exec_allowed: bool,
     /// Function that resolves host names.
     pub lookup: Lookup,
 }
 
 impl Default for SenderOptions {
     fn default() -> Self {
-        Self { allowed_networks: Vec::new(), ca_file: None, lookup: system_lookup() }
+        Self { allowed_networks: Vec::new(), ca_file: None, is_exec_allowed: false, lookup: system_lookup() }
     }
 }
 
 /// Sends messages to channels that speak HTTP.
 pub struct Sender {
     transport: Transport,
+    email: EmailSender,
+    exec: ExecRunner,
     secrets: Secrets,
 }
 
@@ -52,34 +59,47 @@ impl Sender {
     /// # Errors
     /// If TLS cannot be set up, for example without root certificates.
     pub fn new(options: SenderOptions, secrets: Secrets) -> Result<Self, SenderError> {
-        let roots = tls_roots::load_roots(options.ca_file.as_deref(), "NOTIFY_CA_FILE")?;
+        let roots = tls_roots::load_roots(options.ca_file.as_deref(), "PICKET_NOTIFY_CA_FILE")?;
         let policy = AddressPolicy::new(&options.allowed_networks);
-        Ok(Self { transport: Transport::new(policy, options.lookup, roots)?, secrets })
+        let email = EmailSender::new(secrets.clone(), policy.clone(), Arc::new(roots.clone()));
+        let exec = ExecRunner { is_allowed: options.is_exec_allowed };
+        Ok(Self { transport: Transport::new(policy, options.lookup, roots)?, email, exec, secrets })
     }
 
     /// Makes one attempt to deliver `message`. Ends within the timeout of the channel.
     pub async fn send(&self, channel: &ChannelSettings, message: &Message) -> Attempt {
-        self.send_all(channel, channel.receiver.render(message, &Keys::new(&self.secrets))).await
+        match &channel.destination {
+            Destination::Http(http) => {
+                let (message, note) = http.templates.apply(channel.kind(), message);
+                let requests = http.receiver.render(&message, &Keys::new(&self.secrets));
+                self.send_all(http, requests).await.with_note(note.as_deref())
+            }
+            Destination::Email(settings) => self.email.deliver(settings, message).await,
+            Destination::Exec(settings) => self.exec.run(settings, message).await,
+        }
     }
 
-    /// Tells Alertmanager of all alerts that are firing or ended lately, one a message.
-    pub async fn send_batch(&self, channel: &ChannelSettings, messages: &[Message]) -> Attempt {
-        self.send_all(channel, channel.receiver.render_batch(messages, &Keys::new(&self.secrets))).await
+    /// Tells Alertmanager of all alerts that are firing or ended lately, one a message. `None` for a
+    /// channel of another kind, which remembers what it was told.
+    pub async fn send_batch(&self, channel: &ChannelSettings, messages: &[Message]) -> Option<Attempt> {
+        let Destination::Http(http) = &channel.destination else { return None };
+        Some(self.send_all(http, http.receiver.render_batch(messages, &Keys::new(&self.secrets))).await)
     }
 
-    /// Tells a watchdog that the whole chain works, or of its failure. `None` if the watchdog has
-    /// no place for failures: its silence tells of them.
+    /// Tells a watchdog that the whole chain works, or of its failure. `None` if the channel has no
+    /// place for that: its silence tells of failures.
     pub async fn ping(&self, channel: &ChannelSettings, failure: Option<&str>) -> Option<Attempt> {
-        match channel.receiver.render_ping(failure, &Keys::new(&self.secrets)) {
+        let Destination::Http(http) = &channel.destination else { return None };
+        match http.receiver.render_ping(failure, &Keys::new(&self.secrets)) {
             Ok(None) => None,
-            Ok(Some(ping)) => Some(self.send_all(channel, Ok(vec![ping])).await),
+            Ok(Some(ping)) => Some(self.send_all(http, Ok(vec![ping])).await),
             Err(why) => Some(why.into_attempt()),
         }
     }
 
     async fn send_all(
         &self,
-        channel: &ChannelSettings,
+        channel: &HttpDestination,
         requests: Result<Vec<HttpRequest>, Unsendable>,
     ) -> Attempt {
         let requests = match requests {
@@ -107,7 +127,7 @@ impl Sender {
 
     async fn send_request(
         &self,
-        channel: &ChannelSettings,
+        channel: &HttpDestination,
         request: HttpRequest,
         deadline: Instant,
     ) -> Attempt {

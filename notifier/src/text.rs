@@ -86,6 +86,9 @@ pub fn deserves_mention(message: &Message) -> bool {
 impl Layout {
     /// Lays out `message`.
     pub fn new(message: &Message, markup: &impl Markup) -> Self {
+        if let Some(body) = &message.body {
+            return Self::of_body(message, body, markup);
+        }
         let is_alone = message.items.len() == 1 && message.hidden_items == 0;
         let items = message.items.iter().take(MAX_ITEMS);
         let text = |value: &str| markup.escape(&sanitize_text(value, MAX_VALUE_BYTES));
@@ -100,6 +103,19 @@ impl Layout {
                 .collect(),
             hidden_items: message.hidden_items + message.items.len().saturating_sub(MAX_ITEMS),
             counts: describe_counts(&message.counts).iter().map(|line| markup.escape(line)).collect(),
+            link: message.link.as_deref().map(|url| link_or_text("Open in Picket", url, markup)),
+        }
+    }
+
+    /// Lays out the text of a template, line by line.
+    fn of_body(message: &Message, body: &str, markup: &impl Markup) -> Self {
+        let lines = body.lines().map(|line| sanitize_text(line, MAX_VALUE_BYTES));
+        Self {
+            title: markup.escape(&title_line(message)),
+            notes: note_lines(message).into_iter().chain(lines).map(|line| markup.escape(&line)).collect(),
+            items: Vec::new(),
+            hidden_items: 0,
+            counts: Vec::new(),
             link: message.link.as_deref().map(|url| link_or_text("Open in Picket", url, markup)),
         }
     }

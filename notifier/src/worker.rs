@@ -276,10 +276,12 @@ impl Worker {
         }
         self.count_attempt(lane, kind, outgoing, &attempt, &end, ended.now);
         if lanes::write_lane_work(&self.store, lane, &end, LEASE_TIME).await? {
-            return match end.channel.as_ref().and_then(|channel| channel.next_send_at) {
-                Some(_) => Ok(Progress::Done),
-                None => Ok(Progress::More),
-            };
+            // After a failure the lane is given back, so that channels that deliver come first.
+            let is_over = end
+                .channel
+                .as_ref()
+                .is_some_and(|channel| channel.next_send_at.is_some() || channel.succeeded == Some(false));
+            return Ok(if is_over { Progress::Done } else { Progress::More });
         }
         if let Some(end) = &end.attempt_end {
             lanes::end_attempt(&self.store, outgoing.id, end).await?;
@@ -357,7 +359,7 @@ fn build_test_message(id: Uuid, contents: &LaneContents, kind: ChannelKind) -> M
     let event = (kind.audience() == Audience::Programs).then(|| ProgramEvent {
         name: "channel.test".to_owned(),
         at: contents.now,
-        dedup_key: format!("channel.{name}.test.{id}"),
+        dedup_key: format!("test/channel.{name}.test.{id}"),
         is_end: false,
         data: serde_json::json!({"v": 1, "id": id, "event": "channel.test", "channel": name, "at": contents.now}),
     });
@@ -398,6 +400,7 @@ fn build_test_message(id: Uuid, contents: &LaneContents, kind: ChannelKind) -> M
         thread: None,
         thread_ref: None,
         receiver_ref: None,
+        body: None,
         event,
     }
 }

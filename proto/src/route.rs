@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 pub use self::{
-    active_hours::{ActiveHours, HoursFields},
+    active_hours::{ActiveHours, DailySpan, HoursFields, SpanFields},
     names::name_routes,
 };
 use crate::{

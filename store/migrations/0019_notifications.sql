@@ -212,6 +212,8 @@ BEGIN
         CROSS JOIN unnest(matched.channels) AS named
         JOIN picket.channels AS channel ON channel.name = named
         WHERE channel.created_at <= matched.recorded_at AND channel.kind <> 'watchdog'
+          -- A channel that fails cannot tell that it does.
+          AND matched.subject NOT LIKE 'channel.' || channel.name || '.%'
         ORDER BY matched.transition_id, channel.name, matched.rank
     ),
     escalated AS (
@@ -223,6 +225,8 @@ BEGIN
         CROSS JOIN jsonb_array_elements_text(step.value -> 'channels') AS named
         JOIN picket.channels AS channel ON channel.name = named
         WHERE channel.created_at <= matched.recorded_at AND channel.kind <> 'watchdog'
+          -- A channel that fails cannot tell that it does.
+          AND matched.subject NOT LIKE 'channel.' || channel.name || '.%'
         ORDER BY matched.transition_id, channel.name, step.number, matched.rank
     )
     INSERT INTO picket.notices (transition_id, channel, step, number, route, group_key, lane, due_at)
@@ -333,7 +337,8 @@ BEGIN
     -- Under its old number, by which a receiver recognises a message that it has already.
     UPDATE picket.notifications AS message
     SET state = 'waiting', reason = NULL, ended_at = NULL, next_attempt_at = clock_timestamp()
-    WHERE message.state = 'failed' AND (of_notification IS NULL OR message.notification_id = of_notification)
+    WHERE message.state = 'failed' AND message.purpose <> 'test'
+      AND (of_notification IS NULL OR message.notification_id = of_notification)
       AND (of_channel IS NULL OR message.channel = of_channel) AND (since IS NULL OR message.ended_at >= since)
       AND EXISTS (SELECT FROM picket.channels AS channel WHERE channel.name = message.channel);
     GET DIAGNOSTICS messages = ROW_COUNT;

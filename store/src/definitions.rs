@@ -3,13 +3,16 @@
 
 use std::time::Duration;
 
-use picket_proto::{SiteId, notification_plan::NotificationPlan};
+use picket_proto::{
+    SiteId,
+    notification_plan::{DesiredNotifications, NotificationPlan},
+};
 use sqlx::PgConnection;
 
 use crate::{
     Error, Store,
-    channels::{delete_channel, insert_channel, write_channel},
-    routes::{Reach, RoutePlace, insert_route, select_reach, write_route},
+    channels::{self, delete_channel, insert_channel, write_channel},
+    routes::{self, Reach, RoutePlace, insert_route, select_reach, write_route},
     sites::{SiteChanges, map_constraint_error, write_changes},
     write_error::{WriteError, write_with_timeout},
 };
@@ -42,6 +45,43 @@ pub struct AppliedDefinitions {
     pub added_sites: Vec<SiteId>,
     /// How many sites reach nobody after the changes.
     pub reach: Reach,
+}
+
+/// Plans the changes that bring the stored channels and routes to `wanted`. With `prune`, those that
+/// are not wanted are removed.
+///
+/// # Errors
+/// If the database cannot be reached in time.
+pub async fn plan_notifications(
+    store: &Store,
+    wanted: &DesiredNotifications,
+    prune: bool,
+) -> Result<NotificationPlan, Error> {
+    if *wanted == DesiredNotifications::default() {
+        return Ok(NotificationPlan::default());
+    }
+    let channels: Vec<_> =
+        channels::list_channels(store).await?.iter().map(channels::Channel::to_stored).collect();
+    let routes: Vec<_> = routes::list_routes(store).await?.iter().map(routes::Route::to_stored).collect();
+    let words: Vec<String> =
+        wanted.routes.iter().flatten().flat_map(|route| route.sites.iter().cloned()).collect();
+    let sites = match words.is_empty() {
+        true => Vec::new(),
+        false => list_named_sites(store, &words).await?,
+    };
+    let sites: Vec<(SiteId, &str)> = sites.iter().map(|(id, url)| (SiteId(*id), url.as_str())).collect();
+    Ok(NotificationPlan::new(wanted, &channels, &routes, &sites, prune))
+}
+
+/// The sites that words name by id or URL, and all others of these URLs.
+async fn list_named_sites(store: &Store, words: &[String]) -> Result<Vec<(i64, String)>, Error> {
+    let numbers: Vec<i64> = words.iter().filter_map(|word| word.parse().ok()).collect();
+    let query = sqlx::query_as(
+        "SELECT id, url FROM picket.sites WHERE url IN (SELECT url FROM picket.sites WHERE url = ANY ($1) OR id = ANY ($2))",
+    )
+    .bind(words)
+    .bind(numbers);
+    store.with_timeout(DEFINITIONS_TIMEOUT, "look up the sites of routes", query.fetch_all(&store.pool)).await
 }
 
 /// Applies all `changes` or none.

@@ -85,7 +85,7 @@ pub(crate) fn check_author(field: &str, author: Option<&str>) -> Result<(), Vali
 
 /// A row of the list of silences.
 #[derive(Clone, Debug, Serialize)]
-pub struct Silence {
+pub struct SilenceWindow {
     /// Id of the silence.
     pub id: i64,
     /// The site, for a silence of one site.
@@ -126,7 +126,7 @@ struct SilenceRow {
     version: String,
 }
 
-impl From<SilenceRow> for Silence {
+impl From<SilenceRow> for SilenceWindow {
     fn from(row: SilenceRow) -> Self {
         Self {
             id: row.silence_id,
@@ -193,7 +193,7 @@ pub async fn add_silence(store: &Store, new: &NewSilence) -> Result<i64, Error> 
 ///
 /// # Errors
 /// If the database cannot be reached in time.
-pub async fn list_silences(store: &Store, filter: SilenceFilter<'_>) -> Result<Vec<Silence>, Error> {
+pub async fn list_silences(store: &Store, filter: SilenceFilter<'_>) -> Result<Vec<SilenceWindow>, Error> {
     let query = sqlx::query_as(
         "SELECT silence.silence_id, silence.site_id, site.site, silence.tag, silence.all_sites, silence.starts_at, silence.ends_at,
                 silence.reason, silence.created_by,
@@ -213,7 +213,7 @@ pub async fn list_silences(store: &Store, filter: SilenceFilter<'_>) -> Result<V
     .bind(filter.limit);
     let rows: Vec<SilenceRow> =
         store.with_timeout(SILENCES_TIMEOUT, "list silences", query.fetch_all(&store.pool)).await?;
-    Ok(rows.into_iter().map(Silence::from).collect())
+    Ok(rows.into_iter().map(SilenceWindow::from).collect())
 }
 
 /// Moves the end of a silence that still has `version`, and replaces its reason. Returns false if the
@@ -224,7 +224,7 @@ pub async fn list_silences(store: &Store, filter: SilenceFilter<'_>) -> Result<V
 /// in time.
 pub async fn change_silence(
     store: &Store,
-    silence: &Silence,
+    silence: &SilenceWindow,
     to: Timestamp,
     reason: &str,
 ) -> Result<bool, Error> {

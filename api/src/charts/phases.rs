@@ -106,6 +106,9 @@ pub(crate) fn draw_phases(span: Span, columns: &[PhaseColumn], edits: &[EditMark
     Chart { svg, table: tabulate_phases(&summary, columns), summary }
 }
 
+/// What a table has in place of an absent value.
+const NO_VALUE: &str = "–";
+
 /// The phases of a column in words.
 fn describe_means(column: &PhaseColumn) -> String {
     match &column.means {
@@ -115,7 +118,7 @@ fn describe_means(column: &PhaseColumn) -> String {
             let parts = Phase::ALL_PHASES.iter().zip(means).filter(|(_, mean)| clamp_number(**mean) > 0.0);
             let parts: Vec<String> =
                 parts.map(|(phase, mean)| format!("{} {}", phase.name(), format_duration(*mean))).collect();
-            if parts.is_empty() { "0 µs".to_owned() } else { parts.join(", ") }
+            if parts.is_empty() { NO_VALUE.to_owned() } else { parts.join(", ") }
         }
     }
 }
@@ -137,13 +140,18 @@ fn describe_phases(span: Span, columns: &[PhaseColumn]) -> String {
     format!("Phases {}, on average: {}", span.describe(), parts.join(", "))
 }
 
+/// A mean in words. The mean of a phase that did not happen, as TLS of plain HTTP, is 0.
+fn describe_mean(mean: f64) -> String {
+    if clamp_number(mean) > 0.0 { format_duration(mean) } else { NO_VALUE.to_owned() }
+}
+
 fn tabulate_phases(summary: &str, columns: &[PhaseColumn]) -> DataTable {
     let row = |column: &PhaseColumn| {
         let mut row = vec![format_minute(column.at)];
         match &column.means {
-            Observed::Known(means) => row.extend(means.iter().map(|mean| format_duration(*mean))),
+            Observed::Known(means) => row.extend(means.iter().map(|mean| describe_mean(*mean))),
             Observed::Missed => row.extend(Phase::ALL_PHASES.map(|_| "not watched".to_owned())),
-            Observed::Absent => row.extend(Phase::ALL_PHASES.map(|_| "–".to_owned())),
+            Observed::Absent => row.extend(Phase::ALL_PHASES.map(|_| NO_VALUE.to_owned())),
         }
         row
     };

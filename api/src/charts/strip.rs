@@ -91,7 +91,7 @@ pub(crate) struct StripCell {
     pub(crate) state: CellState,
     /// The day or the time.
     pub(crate) label: String,
-    /// Further words, such as `99.31 % up, 99.9 % watched`.
+    /// Further words, such as `99.31 % up, coverage 99.9 %`.
     pub(crate) detail: String,
 }
 

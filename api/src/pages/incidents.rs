@@ -28,18 +28,21 @@ pub(super) async fn show_incidents(
     PageQuery(query): PageQuery<ReportQuery>,
 ) -> Result<Response, PageError> {
     let report = query.to_filter(&visitor, DEFAULT_DAYS)?;
-    // One row more shows that there are others.
-    let limit = i64::try_from(MAX_ROWS + 1).unwrap_or(i64::MAX);
-    let filter = EpisodeFilter {
-        tags: report.tag_limit.as_deref(),
-        tag: report.tag.as_deref(),
-        region: report.region.as_ref().map(RegionName::as_str),
-        from: Some(report.find_start(clock::wall_clock_now())),
-        limit,
-        ..EpisodeFilter::default()
+    let (store, from) = (api.store.clone(), report.find_start(clock::wall_clock_now()));
+    let read = async move {
+        let filter = EpisodeFilter {
+            tags: report.tag_limit.as_deref(),
+            tag: report.tag.as_deref(),
+            region: report.region.as_ref().map(RegionName::as_str),
+            from: Some(from),
+            // One row more shows that there are others.
+            limit: i64::try_from(MAX_ROWS + 1).unwrap_or(i64::MAX),
+            ..EpisodeFilter::default()
+        };
+        incident_pages::list_incidents(&store, &filter).await
     };
-    let read = incident_pages::list_incidents(&api.store, &filter);
-    let rows = read.await.map_err(|error| visitor.fail(error))?;
+    let read = api.reports.run(read).await;
+    let rows = read.map_err(|problem| visitor.fail(problem))?.map_err(|error| visitor.fail(error))?;
     let open = rows.iter().filter(|row| row.closed_at.is_none()).count();
     let subline = match rows.len() {
         count @ ..=MAX_ROWS => format!("{count} in this span, {open} open"),
@@ -63,8 +66,8 @@ pub(super) async fn show_warnings(
 ) -> Result<Response, PageError> {
     let filter = query.to_filter(&visitor, DEFAULT_DAYS)?;
     let store = api.store.clone();
-    let read = api.reports.run(async move { reports::report_warnings(&store, &filter).await }).await;
-    let rows = read.map_err(|problem| visitor.fail(problem))?.map_err(|error| visitor.fail(error))?;
+    let read = api.reports.read(async move { reports::report_warnings(&store, &filter).await }).await;
+    let rows = read.map_err(|problem| visitor.fail(problem))?;
     let subline = "Sites that are up and need attention. A warning changes neither status nor uptime.";
     let mut page = ListPage::new(visitor.frame("Warnings", Section::Warnings), "Warnings", subline);
     page.forms.push(query.to_form("/warnings", DEFAULT_DAYS, &list_region_names(&visitor, &api).await?));

@@ -5,9 +5,7 @@ use std::borrow::Cow;
 
 use axum::{
     body::Bytes,
-    extract::{
-        FromRequest, FromRequestParts, RawPathParams, Request, path::ErrorKind, rejection::PathRejection,
-    },
+    extract::{FromRequest, FromRequestParts, Request},
 };
 use http::{HeaderMap, header, request::Parts};
 use picket_proto::{ValidationError, nested_object::HIDDEN_VALUE, validation::sanitize_text};
@@ -16,7 +14,7 @@ use url::form_urlencoded;
 
 use super::{frame::Theme, page_error::PageError};
 use crate::{
-    extract::{describe_serde_message, read_body},
+    extract::{ApiPath, describe_serde_message, read_body},
     problem::{Problem, ProblemKind},
     state::Api,
 };
@@ -79,17 +77,10 @@ impl<T: DeserializeOwned + Send> FromRequestParts<Api> for PagePath<T> {
     type Rejection = PageError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, PageError> {
-        let rejection = match axum::extract::Path::<T>::from_request_parts(parts, api).await {
-            Ok(axum::extract::Path(values)) => return Ok(Self(values)),
-            Err(rejection) => rejection,
-        };
-        let given = RawPathParams::from_request_parts(parts, api).await;
-        let given: Vec<(String, String)> = given
-            .iter()
-            .flat_map(RawPathParams::iter)
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect();
-        Err(refuse(describe_path(&rejection, &given), &parts.headers))
+        match ApiPath::<T>::from_request_parts(parts, api).await {
+            Ok(ApiPath(values)) => Ok(Self(values)),
+            Err(problem) => Err(refuse(problem, &parts.headers)),
+        }
     }
 }
 
@@ -140,28 +131,6 @@ fn describe_allowed(message: &str) -> String {
         true => "a whole number".to_owned(),
         false => describe_serde_message(message).replace("field", "parameter"),
     }
-}
-
-fn describe_path(rejection: &PathRejection, given: &[(String, String)]) -> Problem {
-    let missing = |error: &ValidationError| Problem::new(ProblemKind::NotFound, error.to_string());
-    let kind = match rejection {
-        PathRejection::FailedToDeserializePathParams(error) => error.kind(),
-        _ => return Problem::new(ProblemKind::NotFound, "There is no page at this address."),
-    };
-    let (name, value) = match kind {
-        ErrorKind::ParseErrorAtKey { key, value, .. } => (key.as_str(), value),
-        ErrorKind::ParseErrorAtIndex { index, value, .. } => {
-            (given.get(*index).map_or("path", |(name, _)| name.as_str()), value)
-        }
-        ErrorKind::ParseError { value, .. } => {
-            (given.first().map_or("path", |(name, _)| name.as_str()), value)
-        }
-        _ => {
-            let error = ValidationError::new("path", HIDDEN_VALUE, "percent-encoded UTF-8");
-            return missing(&error);
-        }
-    };
-    missing(&ValidationError::new(name, sanitize_text(value, 200), "a whole number"))
 }
 
 #[cfg(test)]

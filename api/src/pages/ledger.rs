@@ -44,8 +44,8 @@ pub(super) async fn show_ledger(
     let (now, accounted) = ledger::read_accounted_through(&api.store).await.map_err(fail)?;
     let to = ledger::find_closed_end(now, accounted);
     let from = to.saturating_sub(Duration::from_secs(seconds));
-    let read = fetch_ledger(&api, from, to, filter).await.map_err(|problem| visitor.fail(problem))?;
-    let (rows, causes) = read.map_err(fail)?;
+    let read = fetch_ledger(&api, from, to, filter).await;
+    let (rows, causes) = read.map_err(|problem| visitor.fail(problem))?;
 
     let sum = ledger::sum_rows(&rows);
     let mut page = ListPage::new(visitor.frame("Ledger", Section::Ledger), "Ledger", describe_ledger(&sum));
@@ -91,16 +91,16 @@ pub(super) async fn show_ledger(
 #[expect(clippy::cast_precision_loss, reason = "a percentage")]
 fn tabulate_ledger(rows: &[LedgerRow], from: Timestamp, to: Timestamp) -> TableView {
     let title = format!("From {} to {} UTC, by region", format_minute(from), format_minute(to));
-    let columns = ["Region", "#Due", "#Up", "#Down", "#Missed", "#In gaps", "#Unaccounted", "#Watched"];
+    let columns = ["Region", "#Due", "#Up", "#Down", "#Missed", "#In gaps", "#Unaccounted", "#Coverage"];
     TableView::new("regions", title, &columns)
         .with_empty("No check was due in this span.", "picket site add https://example.com --interval 30s")
         .with_rows(rows.iter().map(|row| {
-            let watched =
+            let coverage =
                 (row.expected > 0).then(|| (row.up + row.down) as f64 * 100.0 / row.expected as f64);
             let counts = [row.expected, row.up, row.down, row.missed, row.gap, row.unaccounted];
             std::iter::once(Cell::text(&row.region))
                 .chain(counts.map(|count| Cell::text(format_count(count))))
-                .chain([Cell::text(format_percent(watched))])
+                .chain([Cell::text(format_percent(coverage))])
                 .collect()
         }))
 }

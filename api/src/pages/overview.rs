@@ -283,10 +283,10 @@ fn list_figures(counts: StateCounts, ledger: Option<&LedgerRow>) -> Vec<FigureIt
 /// Coverage of the minutes before the moment of the page; absent if no check was due.
 pub(super) fn describe_coverage(row: &LedgerRow) -> Option<FigureItem> {
     #[expect(clippy::cast_precision_loss, reason = "a percentage")]
-    let watched = (row.expected > 0).then(|| (row.up + row.down) as f64 * 100.0 / row.expected as f64)?;
+    let coverage = (row.expected > 0).then(|| (row.up + row.down) as f64 * 100.0 / row.expected as f64)?;
     Some(FigureItem {
-        name: "Watched lately",
-        value: format_percent(Some(watched)),
+        name: "Coverage lately",
+        value: format_percent(Some(coverage)),
         note: format!("of {} checks due, {} missed", format_count(row.expected), format_count(row.missed)),
         href: Some("/ledger".to_owned()),
     })
@@ -360,6 +360,6 @@ mod tests {
     fn coverage_is_watched_of_due() {
         let row = LedgerRow { expected: 1_000, up: 980, down: 10, missed: 10, ..LedgerRow::default() };
         let figure = list_figures(StateCounts::default(), Some(&row)).pop().unwrap();
-        assert_eq!((figure.name, figure.value.as_str()), ("Watched lately", "99.00 %"));
+        assert_eq!((figure.name, figure.value.as_str()), ("Coverage lately", "99.00 %"));
     }
 }

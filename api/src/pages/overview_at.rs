@@ -62,8 +62,8 @@ pub(super) async fn show_overview(
     let moment = MomentBar { path: "/".to_owned(), at, now };
     let Some(at) = at else { return render_overview(&visitor, &api, moment).await };
     let (store, tags) = (api.store.clone(), visitor.access.tag_limit().map(<[_]>::to_vec));
-    let read = api.reports.run(async move { read_past(&store, tags.as_deref(), at).await }).await;
-    let past = read.map_err(|problem| visitor.fail(problem))?.map_err(|error| visitor.fail(error))?;
+    let read = api.reports.read(async move { read_past(&store, tags.as_deref(), at).await }).await;
+    let past = read.map_err(|problem| visitor.fail(problem))?;
     let frame = visitor.frame("Overview", Section::Overview);
     Ok(render_page(&past.into_page(frame, moment, at, api.public_url())))
 }

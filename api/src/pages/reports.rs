@@ -33,9 +33,8 @@ pub(super) async fn show_reports(
         let latency = reports::report_latency(&store, &filter).await?;
         Ok((uptime, latency, reports::report_failures(&store, &filter).await?))
     };
-    let read: Result<_, picket_store::Error> =
-        api.reports.run(read).await.map_err(|problem| visitor.fail(problem))?;
-    let (uptime, latency, failures) = read.map_err(|error| visitor.fail(error))?;
+    let (uptime, latency, failures) =
+        api.reports.read(read).await.map_err(|problem| visitor.fail(problem))?;
     let names = list_region_names(&visitor, &api).await?;
 
     let frame = visitor.frame("Reports", Section::Reports);
@@ -64,7 +63,7 @@ pub(super) async fn show_reports(
 }
 
 fn tabulate_uptime(rows: &[reports::UptimeRow]) -> TableView {
-    let columns = ["Site", "#Uptime", "#Without maintenance", "#Watched", "#Due", "#Up", "#Down", "#Missed"];
+    let columns = ["Site", "#Uptime", "#Without maintenance", "#Coverage", "#Due", "#Up", "#Down", "#Missed"];
     TableView::new("uptime", "Uptime, the worst first", &columns)
         .with_empty("No check was due in this span.", "")
         .with_rows(rows.iter().map(|row| {

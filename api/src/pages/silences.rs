@@ -7,7 +7,7 @@ use axum::{
 use picket_proto::{SiteId, Timestamp, ValidationError};
 use picket_runtime::clock;
 use picket_store::silences::{
-    self, NewSilence, Silence, SilenceFilter, SilenceTarget, change_silence, remove_silence,
+    self, NewSilence, SilenceFilter, SilenceTarget, SilenceWindow, change_silence, remove_silence,
 };
 use serde::Deserialize;
 
@@ -192,7 +192,7 @@ fn build_form(site: &str) -> FormView {
     }
 }
 
-fn tabulate_silences(found: &[Silence], may_write: bool) -> TableView {
+fn tabulate_silences(found: &[SilenceWindow], may_write: bool) -> TableView {
     let mut columns = vec!["State", "For", "From (UTC)", "To (UTC)", "Reason", "By"];
     columns.extend(may_write.then_some("End"));
     TableView::new("silences", "Silences, the newest first", &columns)

@@ -161,7 +161,7 @@ fn list_uptimes(site: &SiteSummary) -> Vec<FigureItem> {
         .map(|(name, uptime, coverage)| FigureItem {
             name,
             value: format_percent(uptime),
-            note: format!("watched {}", format_percent(coverage)),
+            note: format!("coverage {}", format_percent(coverage)),
             href: None,
         })
         .into()

@@ -15,7 +15,7 @@ pub(super) fn list_past_uptimes(sums: &PastSums) -> Vec<FigureItem> {
     let figures = WINDOWS.iter().zip(sums).map(|((_, name), (uptime, coverage))| FigureItem {
         name,
         value: format_percent(*uptime),
-        note: format!("watched {}", format_percent(*coverage)),
+        note: format!("coverage {}", format_percent(*coverage)),
         href: None,
     });
     figures.collect()

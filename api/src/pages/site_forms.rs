@@ -95,7 +95,8 @@ pub(super) async fn add_site(
     }
     // A hostile regex takes long to compile.
     let (checked, intervals) = (spec.clone(), api.settings.current().intervals);
-    let validation = api.validations.run_blocking(move || checked.validate(intervals)).await;
+    let validate = move || checked.validate(intervals);
+    let validation = api.validations.run_blocking_for(&visitor.access, validate).await;
     if let Err(error) = validation.map_err(|problem| visitor.fail(problem))? {
         return render_form(&visitor, &api, values, Some(error.to_string())).await;
     }

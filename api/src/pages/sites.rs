@@ -240,7 +240,7 @@ impl SitesPage {
             query.link_column("Status", "state", false),
             query.link_column("Site", "name", false),
             query.link_column("Uptime 30 d", "uptime_30d", true),
-            SortLink { name: "Watched 30 d", href: None, direction: None, is_number: true },
+            SortLink { name: "Coverage 30 d", href: None, direction: None, is_number: true },
             query.link_column("p95 24 h", "p95", true),
             SortLink { name: "Last 90 days", href: None, direction: None, is_number: false },
         ];

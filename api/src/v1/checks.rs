@@ -112,7 +112,7 @@ async fn request_check(
     api.limits.adhoc.check(&access)?;
     let (mut request, mut regions) = parse_body(&body)?;
     let validated = request.clone();
-    let validation = api.validations.run_blocking(move || validated.validate());
+    let validation = api.validations.run_blocking_for(&access, move || validated.validate());
     let check = match timeout(VALIDATION_TIMEOUT, validation).await {
         Ok(validated) => {
             validated?.map_err(|error| Problem::invalid_field(to_pointer(&error.field), &error))?

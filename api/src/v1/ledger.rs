@@ -147,7 +147,7 @@ async fn account_for(api: &Api, query: &LedgerQuery, filter: LedgerFilter<'_>) -
     let to = query.to.unwrap_or_else(|| ledger::find_closed_end(now, through));
     let from = query.from.unwrap_or_else(|| to.saturating_sub(ledger::DEFAULT_SPAN));
     check_span(from, to)?;
-    let (rows, missed) = fetch_ledger(api, from, to, filter).await??;
+    let (rows, missed) = fetch_ledger(api, from, to, filter).await?;
     let sum = ledger::sum_rows(&rows);
     Ok(Ledger {
         from,
@@ -174,13 +174,13 @@ type LedgerAccount = (Vec<LedgerRow>, Vec<(String, String, i64)>);
 /// Reads the ledger of a span with a permit.
 ///
 /// # Errors
-/// If no permit is free in time; within, if the database cannot be reached in time.
+/// If no permit is free in time, or the database cannot be reached in time.
 pub(crate) async fn fetch_ledger(
     api: &Api,
     from: Timestamp,
     to: Timestamp,
     filter: LedgerFilter<'_>,
-) -> Result<Result<LedgerAccount, picket_store::Error>, Problem> {
+) -> Result<LedgerAccount, Problem> {
     let (store, site, tags) = (api.store.clone(), filter.site, filter.tags.map(<[_]>::to_vec));
     let read = async move {
         let filter = LedgerFilter { tags: tags.as_deref(), site };
@@ -188,7 +188,7 @@ pub(crate) async fn fetch_ledger(
         let missed = ledger::count_missed_by_cause(&store, from, to, filter).await?;
         Ok((rows, missed))
     };
-    api.reports.run(read).await
+    api.reports.read(read).await
 }
 
 /// SQL that lists the schedules with ticks without a row.

@@ -148,7 +148,7 @@ struct ReportQuery {
     #[param(value_type = Option<String>)]
     region: Option<RegionName>,
     /// Maximum number of rows, the first ones in the order of the report: 1 to 1000. Without it, all rows; a report
-    /// of more than 10,000 is refused.
+    /// of more than 10,000, or with more than 1,000,000 values by day, is refused.
     #[param(value_type = Option<u16>, minimum = 1, maximum = 1000)]
     limit: Option<PageLimit>,
     /// `json` or `csv`; by default `csv` if the header `Accept` prefers `text/csv`, else `json`.
@@ -180,17 +180,37 @@ impl ReportQuery {
 /// Maximum number of rows of a whole report.
 const MAX_REPORT_ROWS: u32 = 10_000;
 
-/// Refuses a report that is too long, since one that is cut off would pass for the whole.
-fn refuse_long_report(rows: usize) -> Result<(), Problem> {
-    if u32::try_from(rows).is_ok_and(|rows| rows <= MAX_REPORT_ROWS) {
-        return Ok(());
-    }
+/// Maximum number of values by day of a report. They are kept in memory until a slow reader has them all.
+const MAX_DAILY_VALUES: u64 = 1_000_000;
+
+/// Refuses a report that is too long, since one that is cut off would pass for the whole. `days` is the number of
+/// values by day of a row.
+fn refuse_long_report(rows: usize, days: u64) -> Result<(), Problem> {
+    let rows = u64::try_from(rows).unwrap_or(u64::MAX);
+    let (present, left) = match () {
+        () if rows > u64::from(MAX_REPORT_ROWS) => (
+            format!("more than {MAX_REPORT_ROWS} rows"),
+            format!("a filter by tag that leaves at most {MAX_REPORT_ROWS} rows"),
+        ),
+        () if rows.saturating_mul(days) > MAX_DAILY_VALUES => (
+            format!("{rows} rows of {days} days"),
+            format!(
+                "a filter by tag or a shorter span that leaves at most {MAX_DAILY_VALUES} values by day; CSV has none"
+            ),
+        ),
+        () => return Ok(()),
+    };
     let error = ValidationError::new(
         "limit",
-        format!("(absent, and the report has more than {MAX_REPORT_ROWS} rows)"),
-        format!("a limit of 1 to 1000, or a filter by tag that leaves at most {MAX_REPORT_ROWS} rows"),
+        format!("(absent, and the report has {present})"),
+        format!("a limit of 1 to 1000, or {left}"),
     );
     Err(Problem::invalid_field("?limit", &error))
+}
+
+/// Number of values by day that a row of a report has in JSON: of whole days, the present one included.
+fn count_days(since: Duration) -> u64 {
+    since.as_secs() / 86_400 + 1
 }
 
 /// The format that `Accept` names first.
@@ -219,9 +239,9 @@ async fn report_uptime(
     ApiQuery(query): ApiQuery<ReportQuery>,
 ) -> Result<Response, Problem> {
     let (filter, format) = query.parse(&access, &headers)?;
-    let store = api.store.clone();
-    let rows = api.reports.run(async move { reports::report_uptime(&store, &filter).await }).await??;
-    respond_with_report::<Uptime>(rows, format)
+    let (store, days) = (api.store.clone(), count_days(filter.since));
+    let rows = api.reports.read(async move { reports::report_uptime(&store, &filter).await }).await?;
+    respond_with_report::<Uptime>(rows, format, days)
 }
 
 /// Reports the response times of each site, the slowest first.
@@ -240,9 +260,9 @@ async fn report_latency(
     ApiQuery(query): ApiQuery<ReportQuery>,
 ) -> Result<Response, Problem> {
     let (filter, format) = query.parse(&access, &headers)?;
-    let store = api.store.clone();
-    let rows = api.reports.run(async move { reports::report_latency(&store, &filter).await }).await??;
-    respond_with_report::<Latency>(rows, format)
+    let (store, days) = (api.store.clone(), count_days(filter.since));
+    let rows = api.reports.read(async move { reports::report_latency(&store, &filter).await }).await?;
+    respond_with_report::<Latency>(rows, format, days)
 }
 
 /// Reports the incidents open within the span, the newest first.
@@ -262,8 +282,8 @@ async fn report_incidents(
 ) -> Result<Response, Problem> {
     let (filter, format) = query.parse(&access, &headers)?;
     let store = api.store.clone();
-    let rows = api.reports.run(async move { reports::report_incidents(&store, &filter).await }).await??;
-    respond_with_report::<ReportedIncident>(rows, format)
+    let rows = api.reports.read(async move { reports::report_incidents(&store, &filter).await }).await?;
+    respond_with_report::<ReportedIncident>(rows, format, 0)
 }
 
 /// Reports checks that were not up by region and cause, the most frequent first.
@@ -282,9 +302,9 @@ async fn report_failures(
     ApiQuery(query): ApiQuery<ReportQuery>,
 ) -> Result<Response, Problem> {
     let (filter, format) = query.parse(&access, &headers)?;
-    let store = api.store.clone();
-    let rows = api.reports.run(async move { reports::report_failures(&store, &filter).await }).await??;
-    respond_with_report::<Failures>(rows, format)
+    let (store, days) = (api.store.clone(), count_days(filter.since));
+    let rows = api.reports.read(async move { reports::report_failures(&store, &filter).await }).await?;
+    respond_with_report::<Failures>(rows, format, days)
 }
 
 /// Columns of a report in CSV, as `picket report` has them. The values by day are only in JSON.
@@ -311,8 +331,9 @@ impl CsvColumns for Failures {
 fn respond_with_report<T: CsvColumns>(
     rows: Vec<impl Into<T>>,
     format: ReportFormat,
+    days: u64,
 ) -> Result<Response, Problem> {
-    refuse_long_report(rows.len())?;
+    refuse_long_report(rows.len(), if format == ReportFormat::Json { days } else { 0 })?;
     let items: Vec<T> = rows.into_iter().map(Into::into).collect();
     match format {
         ReportFormat::Json => Ok(Json(Report { items }).into_response()),
@@ -364,8 +385,13 @@ mod tests {
 
     #[test]
     fn a_report_is_refused_beyond_its_limit_with_what_to_do() {
-        refuse_long_report(10_000).unwrap();
-        let refusal = refuse_long_report(10_001).unwrap_err();
+        refuse_long_report(10_000, 31).unwrap();
+        refuse_long_report(2_500, 400).unwrap();
+        let refusal = refuse_long_report(2_501, 400).unwrap_err();
+        assert!(
+            refusal.detail().contains("2501 rows of 400 days") && refusal.detail().contains("shorter span")
+        );
+        let refusal = refuse_long_report(10_001, 0).unwrap_err();
         assert_eq!(refusal.status(), http::StatusCode::UNPROCESSABLE_ENTITY);
         assert!(refusal.detail().contains("more than 10000 rows") && refusal.detail().contains("by tag"));
     }

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use picket_proto::{SiteId, Timestamp, ValidationError};
 use picket_runtime::clock::wall_clock_now;
 use picket_store::silences::{
-    NewSilence as StoredNewSilence, Silence as StoredSilence, SilenceFilter, SilenceTarget,
+    NewSilence as StoredNewSilence, SilenceFilter, SilenceTarget, SilenceWindow as StoredSilence,
     add_silence as insert_silence, change_silence as write_silence, list_silences as read_silences,
     remove_silence,
 };

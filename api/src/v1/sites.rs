@@ -71,7 +71,7 @@ async fn create_site(
     let mut spec = SiteSpec::decode(&body).map_err(|error| invalid_definition(&error))?;
     check_tags(&access, &spec.tags, &[], "")?;
     keep_hidden_values(&mut spec, None).map_err(|error| invalid_definition(&error))?;
-    let spec = validate_site(&api, spec).await?;
+    let spec = validate_site(&api, &access, spec).await?;
     let id = match sites::insert_site(&api.store, &spec).await {
         Ok(id) => id,
         Err(Error::DuplicateSite) => return Err(describe_duplicate(&api, &access, &spec).await),
@@ -254,7 +254,7 @@ async fn write_site(
         let stored = found.site.spec.as_ref();
         check_tags(access, &spec.tags, read_stored_tags(access, id, stored)?, "")?;
         keep_hidden_values(&mut spec, stored.ok()).map_err(|error| invalid_definition(&error))?;
-        let spec = validate_site(api, spec).await?;
+        let spec = validate_site(api, access, spec).await?;
         if found.site.spec.as_ref().is_ok_and(|stored| *stored == spec) {
             return Ok(respond_with_site(&found, access));
         }
@@ -270,9 +270,10 @@ async fn write_site(
 }
 
 /// Validates a site on a thread of its own, since a hostile regex takes long to compile.
-async fn validate_site(api: &Api, spec: SiteSpec) -> Result<SiteSpec, Problem> {
+async fn validate_site(api: &Api, access: &Access, spec: SiteSpec) -> Result<SiteSpec, Problem> {
     let intervals = api.settings.current().intervals;
-    let validation = api.validations.run_blocking(move || spec.validate(intervals).map(|()| spec));
+    let validate = move || spec.validate(intervals).map(|()| spec);
+    let validation = api.validations.run_blocking_for(access, validate);
     validation.await?.map_err(|error| invalid_definition(&error))
 }
 

@@ -343,3 +343,21 @@ async fn the_summary_counts_the_sites_of_the_token_by_state() {
     assert_eq!((&own["sites"], &own["unknown"], &own["paused"]), (&json!(1), &json!(1), &json!(0)));
     assert_eq!(own["coverage_24h_pct"], json!(null));
 }
+
+#[tokio::test]
+async fn an_impossible_part_of_a_path_is_refused_by_its_name_value_and_what_is_allowed() {
+    let api = TestApi::start().await;
+    let token = api.create_token(&[Scope::Admin], None).await;
+    for (path, detail) in [
+        ("/api/v1/sites/abc", "site: 'abc' is not allowed; allowed: a whole number"),
+        ("/api/v1/sites/99999999999999999999", "site: '99999999999999999999' is not allowed"),
+        ("/api/v1/sites/abc/ledger", "site: 'abc' is not allowed"),
+        ("/api/v1/sites/abc/checks/eu/2026-11-20T12:00:00Z", "site: 'abc' is not allowed"),
+        ("/api/v1/sites/%ff", "path: '(unreadable)' is not allowed; allowed: percent-encoded UTF-8"),
+        ("/api/v1/maintenance/soon", "id: 'soon' is not allowed"),
+        ("/assets/%ff/picket.css", "path: '(unreadable)' is not allowed"),
+    ] {
+        let told = api.get(path, Some(&token)).await.expect_problem(404);
+        assert!(told.contains(detail), "{path}: {told}");
+    }
+}

@@ -3,12 +3,16 @@
 use std::fmt;
 
 use picket_proto::{
+    notification_plan::{NamedDefinition, NamedPlan},
     site_plan::{SitePlan, SiteUpdate},
     validation::sanitize_text,
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::site::{FieldLine, describe_nested_fields, diff_nested_fields};
+use crate::{
+    channel::format_setting,
+    site::{FieldLine, describe_nested_fields, diff_nested_fields},
+};
 
 /// Lines of a plan, one for each change.
 pub(super) struct PlanText<'a>(pub(super) &'a SitePlan);
@@ -79,6 +83,47 @@ impl fmt::Display for PlanText<'_> {
         }
         writeln!(f, "{}", plan.summary())
     }
+}
+
+/// Lines of the changes to channels or routes, which the noun names.
+pub(super) struct NotificationPlanText<'a, T>(pub(super) &'static str, pub(super) &'a NamedPlan<T>);
+
+impl<T: NamedDefinition> fmt::Display for NotificationPlanText<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(noun, plan) = self;
+        for added in &plan.add {
+            writeln!(f, "+ {noun} {}", added.name())?;
+        }
+        for (before, after) in &plan.change {
+            writeln!(f, "~ {noun} {}", after.name())?;
+            match before {
+                Ok(before) => {
+                    for (name, change) in diff_maps(&before.to_json_fields(), &after.to_json_fields()) {
+                        writeln!(f, "    {name}: {}", sanitize_text(&change, 400))?;
+                    }
+                }
+                Err(why) => writeln!(f, "    {}: {} → (the file's)", why.field, why.value)?,
+            }
+        }
+        for removed in &plan.remove {
+            writeln!(f, "- {noun} {}", sanitize_text(removed, 64))?;
+        }
+        if !plan.kept.is_empty() {
+            let names = sanitize_text(&plan.kept.join(", "), 400);
+            writeln!(f, "not in the file and kept (--prune removes): {noun} {names}")?;
+        }
+        writeln!(f, "{noun}s: {}", plan.summary())
+    }
+}
+
+/// Changed fields, each with its change as text; a field at its default is in neither map.
+fn diff_maps(before: &Map<String, Value>, after: &Map<String, Value>) -> Vec<FieldLine> {
+    let names: std::collections::BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    let text = |value: Option<&Value>| value.map_or_else(|| "default".to_owned(), format_setting);
+    let changed = names.into_iter().filter(|name| before.get(*name) != after.get(*name));
+    changed
+        .map(|name| (name.clone(), format!("{} → {}", text(before.get(name)), text(after.get(name)))))
+        .collect()
 }
 
 #[cfg(test)]

@@ -3,14 +3,18 @@
 #[cfg(test)]
 mod documented_examples;
 mod explain;
+mod notifications;
 
 use std::{
     cell::LazyCell,
-    collections::{HashMap, hash_map::Entry},
+    collections::{BTreeMap, HashMap, hash_map::Entry},
 };
 
 use picket_proto::{
     ValidationError,
+    channel_definition::{ChannelDefinition, ChannelFields},
+    notification_plan::DesiredNotifications,
+    route::{RouteDefinition, RouteFields},
     site::{IntervalRange, SiteFields, SiteIdentity, SiteSpec},
     site_plan::DesiredSites,
     validation::sanitize_text,
@@ -27,6 +31,19 @@ struct SitesFile {
     regions: Option<Vec<Spanned<String>>>,
     #[serde(default)]
     sites: Option<Vec<Spanned<SiteFields>>>,
+    #[serde(default)]
+    channels: Option<BTreeMap<String, Spanned<ChannelFields>>>,
+    #[serde(default)]
+    routes: Option<Vec<Spanned<RouteFields>>>,
+}
+
+/// What a file defines.
+#[derive(Debug, Default)]
+pub(super) struct DesiredDefinitions {
+    pub(super) sites: DesiredSites,
+    /// False if the file has no list of sites, not even an empty one: it leaves them alone.
+    pub(super) has_sites: bool,
+    pub(super) notifications: DesiredNotifications,
 }
 
 #[derive(Serialize)]
@@ -34,6 +51,10 @@ struct ExportedSitesFile<'a> {
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     regions: &'a [String],
     sites: Vec<SiteFields>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    channels: BTreeMap<&'a str, ChannelFields>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    routes: Vec<RouteFields>,
 }
 
 /// Parses and validates a whole file. Returns every error, each with its line.
@@ -41,13 +62,14 @@ pub(super) fn parse_sites_file(
     name: &str,
     text: &str,
     intervals: IntervalRange,
-) -> Result<DesiredSites, Vec<String>> {
+) -> Result<DesiredDefinitions, Vec<String>> {
     if text.trim().is_empty() {
         return Err(vec![format!("{name}: the file is empty; it should hold a list 'sites:'")]);
     }
     let typed: SitesFile = serde_saphyr::from_str(text)
         .map_err(|why| vec![explain::describe_yaml_error::<SitesFile>(name, text, &why)])?;
     let mut wanted = DesiredSites::default();
+    let has_sites = typed.sites.is_some();
     let mut refusals = Vec::new();
     for region in typed.regions.into_iter().flatten() {
         match region.value.parse() {
@@ -66,16 +88,22 @@ pub(super) fn parse_sites_file(
                 lines.push(line);
             }
             Err(why) => {
-                let line = field_lines.find_line(position, &why.field).unwrap_or(line);
+                let line = field_lines.find_line("sites", &position.to_string(), &why.field).unwrap_or(line);
                 let url = sanitize_text(&url, 80);
                 refusals.push((line, format!(" ({url}): {why}")));
             }
         }
     }
     refusals.extend(find_duplicates(&wanted.sites, &lines));
+    let notifications = DesiredNotifications {
+        channels: typed
+            .channels
+            .map(|channels| notifications::decode_channels(channels, &field_lines, &mut refusals)),
+        routes: typed.routes.map(|routes| notifications::decode_routes(routes, &field_lines, &mut refusals)),
+    };
     refusals.sort_by_key(|(line, _)| *line);
     match refusals.is_empty() {
-        true => Ok(wanted),
+        true => Ok(DesiredDefinitions { sites: wanted, has_sites, notifications }),
         false => Err(refusals.iter().map(|(line, why)| format!("{name}, line {line}{why}")).collect()),
     }
 }
@@ -110,11 +138,20 @@ fn find_duplicates(sites: &[SiteSpec], lines: &[u64]) -> Vec<(u64, String)> {
     duplicates.collect()
 }
 
-/// Renders a file that [`parse_sites_file`] parses to the same sites.
-pub(super) fn render_sites_file(regions: &[String], sites: &[SiteSpec]) -> Result<String, Error> {
-    let sites = sites.iter().map(SiteFields::changed_fields).collect();
-    serde_saphyr::to_string(&ExportedSitesFile { regions, sites })
-        .map_err(|why| Error::Output(std::io::Error::other(why)))
+/// Renders a file that [`parse_sites_file`] parses to the same definitions.
+pub(super) fn render_sites_file(
+    regions: &[String],
+    sites: &[SiteSpec],
+    channels: &[ChannelDefinition],
+    routes: &[RouteDefinition],
+) -> Result<String, Error> {
+    let file = ExportedSitesFile {
+        regions,
+        sites: sites.iter().map(SiteFields::changed_fields).collect(),
+        channels: channels.iter().map(|channel| (channel.name.as_str(), channel.to_fields())).collect(),
+        routes: routes.iter().map(RouteDefinition::to_fields).collect(),
+    };
+    serde_saphyr::to_string(&file).map_err(|why| Error::Output(std::io::Error::other(why)))
 }
 
 #[cfg(test)]
@@ -127,7 +164,7 @@ mod tests {
     use crate::assertion_syntax::generators::{any_assertions, any_options};
 
     fn parse(text: &str) -> Result<DesiredSites, Vec<String>> {
-        super::parse_sites_file("sites.yaml", text, IntervalRange::default())
+        super::parse_sites_file("sites.yaml", text, IntervalRange::default()).map(|wanted| wanted.sites)
     }
 
     #[test]
@@ -198,7 +235,7 @@ mod tests {
             .chain([SiteSpec::new("https://plain.example/")])
             .collect();
 
-        let text = render_sites_file(&["eu".into()], &sites).unwrap();
+        let text = render_sites_file(&["eu".into()], &sites, &[], &[]).unwrap();
         let back = parse(&text).unwrap_or_else(|why| panic!("{why:?}\n{text}"));
 
         assert_eq!(back.sites, sites, "{text}");
@@ -382,7 +419,7 @@ mod tests {
             spec.check.assertions = assertions;
             spec.validate(IntervalRange::default()).unwrap();
 
-            let text = render_sites_file(&[], std::slice::from_ref(&spec)).unwrap();
+            let text = render_sites_file(&[], std::slice::from_ref(&spec), &[], &[]).unwrap();
             let back = parse(&text).unwrap_or_else(|why| panic!("{why:?}\n{text}"));
 
             prop_assert_eq!(&back.sites[0], &spec, "{}", text);

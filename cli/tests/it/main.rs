@@ -6,6 +6,7 @@
 
 mod apply;
 mod assertions;
+mod notifications;
 mod reports;
 mod restore;
 mod settings;

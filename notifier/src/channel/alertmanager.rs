@@ -222,7 +222,11 @@ mod tests {
 
     #[test]
     fn an_instance_that_accepts_is_enough_and_the_failed_instance_is_named() {
-        let receiver = crate::channel::tests::parse(ChannelKind::Alertmanager, &settings()).unwrap().receiver;
+        let receiver = crate::channel::tests::parse(ChannelKind::Alertmanager, &settings())
+            .unwrap()
+            .http()
+            .receiver
+            .clone();
         let ok = || Attempt::new(AttemptOutcome::Delivered { receiver_ref: None }, Some(200), "200: no text");
         let retry = AttemptOutcome::retry(None, false);
         let away = || Attempt::new(retry.clone(), None, "connection refused");

@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn a_delay_is_read_from_the_header_first_and_then_in_seconds_or_milliseconds() {
         let settings = parse(ChannelKind::Discord, &settings()).unwrap();
-        let delay = |answer: &Answer| match settings.receiver.read_answer(answer).outcome {
+        let delay = |answer: &Answer| match settings.http().receiver.read_answer(answer).outcome {
             AttemptOutcome::Retry { retry_after, is_channel_failing: false, .. } => retry_after,
             other => panic!("{other:?}"),
         };
@@ -211,7 +211,7 @@ mod tests {
         assert_eq!(delay(&limited(1e12)), Some(Duration::from_secs(3_600)));
         assert_eq!(delay(&limited(6_457.0).with_header("retry-after", "7")), Some(Duration::from_secs(7)));
         assert_eq!(delay(&limited(-1.0)), None);
-        let gone = settings.receiver.read_answer(&Answer::of_json(404, &json!({"code": 10015})));
+        let gone = settings.http().receiver.read_answer(&Answer::of_json(404, &json!({"code": 10015})));
         assert_eq!(gone.outcome, AttemptOutcome::retry(None, true));
     }
 }

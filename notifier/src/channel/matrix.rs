@@ -111,7 +111,7 @@ mod tests {
         let parsed = parse(ChannelKind::Matrix, &settings).unwrap();
         let limited =
             json!({"errcode": "M_LIMIT_EXCEEDED", "error": "Too Many Requests", "retry_after_ms": 1_500});
-        let outcome = parsed.receiver.read_answer(&Answer::of_json(429, &limited)).outcome;
+        let outcome = parsed.http().receiver.read_answer(&Answer::of_json(429, &limited)).outcome;
         let retry_after = Some(Duration::from_millis(1_500));
         assert_eq!(outcome, AttemptOutcome::retry(retry_after, false));
     }

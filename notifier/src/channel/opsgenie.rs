@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn an_announced_alert_that_the_service_refuses_later_is_refused() {
-        let receiver = parse(ChannelKind::Opsgenie, &settings()).unwrap().receiver;
+        let receiver = parse(ChannelKind::Opsgenie, &settings()).unwrap().http().receiver.clone();
         let announced = || Attempt::new(AttemptOutcome::Delivered { receiver_ref: None }, Some(202), "202");
         let read = |data: Value| {
             receiver.read_follow_up(announced(), &Answer::of_json(200, &json!({ "data": data }))).outcome

@@ -140,8 +140,9 @@ mod tests {
     #[test]
     fn recorded_answers_have_their_consequence() {
         let settings = parse(ChannelKind::Pagerduty, &settings()).unwrap();
-        let read =
-            |status, body: Value| settings.receiver.read_answer(&Answer::of_json(status, &body)).outcome;
+        let read = |status, body: Value| {
+            settings.http().receiver.read_answer(&Answer::of_json(status, &body)).outcome
+        };
 
         let accepted = json!({"status": "success", "message": "Event processed", "dedup_key": "x"});
         assert_eq!(read(202, accepted), AttemptOutcome::Delivered { receiver_ref: None });

@@ -137,7 +137,7 @@ mod tests {
     fn an_emergency_is_repeated_and_its_receipt_cancelled_at_its_end() {
         let opened = Rendered::of(ChannelKind::Pushover, &settings(2), &samples::down()).json();
         assert_eq!((&opened["priority"], &opened["retry"]), (&json!(2), &json!(REPEAT_SECONDS)));
-        let receiver = parse(ChannelKind::Pushover, &settings(2)).unwrap().receiver;
+        let receiver = parse(ChannelKind::Pushover, &settings(2)).unwrap().http().receiver.clone();
         let recorded =
             json!({"status": 1, "receipt": "rLqVuqTRh62UzxtmqiaLzQmVcPgiCy", "request": "5042853c"});
         let answered = receiver.read_answer(&Answer::of_json(200, &recorded)).outcome;

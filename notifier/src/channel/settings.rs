@@ -13,6 +13,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use url::Url;
 
+/// Maximum time of an attempt: shorter than the lease of a lane.
+pub(super) const MAX_TIMEOUT_MS: u64 = 25_000;
 /// Field of a channel with the settings of its kind.
 pub(super) const FIELD: &str = "settings";
 /// Maximum length of a URL and of a text.
@@ -51,8 +53,6 @@ struct TransportFields {
 
 impl TransportSettings {
     const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
-    /// Shorter than a lease of a notification.
-    const MAX_TIMEOUT_MS: u64 = 25_000;
     const MIN_TIMEOUT_MS: u64 = 100;
 
     /// Decodes these settings of a channel, and returns the rest.
@@ -72,9 +72,9 @@ impl TransportSettings {
             return Err(ValidationError::new(field("ca_file"), path, "an absolute path"));
         }
         if let Some(timeout) = common.timeout_ms
-            && !(Self::MIN_TIMEOUT_MS..=Self::MAX_TIMEOUT_MS).contains(&timeout)
+            && !(Self::MIN_TIMEOUT_MS..=MAX_TIMEOUT_MS).contains(&timeout)
         {
-            let allowed = format!("{} to {}", Self::MIN_TIMEOUT_MS, Self::MAX_TIMEOUT_MS);
+            let allowed = format!("{} to {}", Self::MIN_TIMEOUT_MS, MAX_TIMEOUT_MS);
             return Err(ValidationError::new(field("timeout_ms"), timeout, allowed));
         }
         let settings = Self {

@@ -280,7 +280,7 @@ mod tests {
     fn a_refusal_with_status_200_is_no_delivery() {
         let bot = json!({"token": {"secret": "token"}, "channel": "C1"});
         let settings = parse(ChannelKind::Slack, &bot).unwrap();
-        let read = |body: Value| settings.receiver.read_answer(&Answer::of_json(200, &body)).outcome;
+        let read = |body: Value| settings.http().receiver.read_answer(&Answer::of_json(200, &body)).outcome;
         let retry = |is_channel_failing| AttemptOutcome::retry(None, is_channel_failing);
 
         let delivered = AttemptOutcome::Delivered { receiver_ref: Some(json!({"ts": "1503435956.000247"})) };
@@ -298,7 +298,7 @@ mod tests {
         let read = |status, body: &str| {
             let mut answer = Answer::of_json(status, &json!(null));
             answer.body = body.as_bytes().to_vec();
-            settings.receiver.read_answer(&answer)
+            settings.http().receiver.read_answer(&answer)
         };
 
         assert!(read(200, "ok").is_delivered());

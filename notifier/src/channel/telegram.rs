@@ -141,7 +141,7 @@ mod tests {
         let recorded = json!({"ok": false, "error_code": 400, "parameters": {"migrate_to_chat_id": -1_001_234_567_890_i64},
             "description": "Bad Request: group chat was upgraded to a supergroup chat"});
 
-        let attempt = settings.receiver.read_answer(&Answer::of_json(400, &recorded));
+        let attempt = settings.http().receiver.read_answer(&Answer::of_json(400, &recorded));
 
         let moved = json!({ "chat_id": -1_001_234_567_890_i64 });
         assert_eq!(attempt.outcome, AttemptOutcome::Moved { settings: moved.clone() });
@@ -153,8 +153,9 @@ mod tests {
     #[test]
     fn recorded_answers_have_their_consequence() {
         let settings = parse(ChannelKind::Telegram, &settings()).unwrap();
-        let read =
-            |status, body: Value| settings.receiver.read_answer(&Answer::of_json(status, &body)).outcome;
+        let read = |status, body: Value| {
+            settings.http().receiver.read_answer(&Answer::of_json(status, &body)).outcome
+        };
         let retry = |seconds: Option<u64>, is_channel_failing| {
             AttemptOutcome::retry(seconds.map(Duration::from_secs), is_channel_failing)
         };

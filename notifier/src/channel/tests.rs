@@ -88,7 +88,7 @@ pub(crate) fn try_render(
     settings: &Value,
     message: &Message,
 ) -> Result<Vec<Rendered>, Unsendable> {
-    let requests = parse(kind, settings).unwrap().receiver.render(message, &Keys::new(&SECRETS))?;
+    let requests = parse(kind, settings).unwrap().http().receiver.render(message, &Keys::new(&SECRETS))?;
     let render =
         |request: HttpRequest| Rendered { url: request.url.to_string(), body: request.body.clone(), request };
     Ok(requests.into_iter().map(render).collect())
@@ -205,7 +205,8 @@ fn settings_of_another_kind_and_unknown_ones_are_refused_without_their_values() 
             assert!(!refusal.to_string().contains("MARKED"), "{kind} {name}: {refusal}");
         }
     }
-    assert_eq!(parse(ChannelKind::Email, &json!({})).unwrap_err().field, "kind");
+    let nothing = parse(ChannelKind::Email, &json!({})).unwrap_err();
+    assert!(nothing.to_string().contains("host"), "{nothing}");
 }
 
 #[test]

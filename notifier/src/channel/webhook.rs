@@ -57,6 +57,9 @@ impl Receiver for WebhookSettings {
     fn render(&self, message: &Message, keys: &Keys<'_>) -> Result<Vec<HttpRequest>, Unsendable> {
         let url = keys.url(&self.url)?;
         let mut request = HttpRequest::post_json(url.clone(), &render_body(message));
+        if let Some(body) = &message.body {
+            request.body = body.clone().into();
+        }
         let seconds = picket_runtime::clock::wall_clock_now().as_millis().div_euclid(1_000);
         let (id, time) = (message.id.to_string(), seconds.to_string());
         let signed = [id.as_bytes(), b".", time.as_bytes(), b".", &request.body].concat();

@@ -322,14 +322,17 @@ async fn every_instance_of_alertmanager_gets_a_batch_and_one_may_be_away() {
     let batch = vec![samples::down(), samples::up()];
 
     let channel = channel(ChannelKind::Alertmanager, settings);
-    let attempt = sender(Secrets::none()).send_batch(&channel, &batch).await;
+    let attempt = sender(Secrets::none()).send_batch(&channel, &batch).await.unwrap();
 
     assert!(attempt.is_delivered() && attempt.message.starts_with("1 of 2"), "{attempt:?}");
     let requests = target.received_requests();
     let (_, body) = requests[0].split_once("\r\n\r\n").unwrap();
     assert_eq!(serde_json::from_str::<Value>(body).unwrap().as_array().unwrap().len(), 2);
     let other = webhook(&target.url("/"));
-    assert_eq!(sender(Secrets::none()).send_batch(&other, &batch).await.outcome, AttemptOutcome::Refused);
+    assert_eq!(
+        sender(Secrets::none()).send_batch(&other, &batch).await.unwrap().outcome,
+        AttemptOutcome::Refused
+    );
 }
 
 #[tokio::test]

@@ -76,7 +76,7 @@ async fn pages_of_incidents_and_warnings_have_each_row_of_the_filter_once_newest
         };
         let (incidents, warnings) =
             (expect("incidents", "incident_id").await, expect("warnings", "warning_id").await);
-        assert!(incidents.len() >= 5 && warnings.len() >= 5, "{condition}");
+        assert!(!incidents.is_empty() && !warnings.is_empty(), "{condition}");
 
         let mut listed = Vec::new();
         loop {

@@ -228,7 +228,7 @@ async fn a_test_is_requested_of_a_paused_channel_read_and_cancelled() {
 }
 
 #[tokio::test]
-async fn what_waits_for_a_channel_is_suppressed_when_the_channel_is_removed() {
+async fn removing_a_channel_suppresses_all_that_waits_for_it() {
     let database = new_database().await;
     add_channels(&database, &["ops"]).await;
     database.add_route(json!({"name": "all", "channels": ["ops"]})).await;

@@ -80,7 +80,10 @@ const WITH_OWNER_RIGHTS: &[(&str, &str)] = &[
     ),
     // Work of notifiers, which may write no table of notifications otherwise, and what people ask of them.
     ("picket.plan_notices(integer)", "writes notices, by the routes"),
-    ("picket.claim_lane(text,integer)", "leases lanes by the owner's clock and increments the epoch"),
+    (
+        "picket.claim_lane(text,integer,integer,boolean)",
+        "leases lanes by the owner's clock and increments the epoch",
+    ),
     ("picket.release_lane(text,smallint,bigint)", "ends the lease of a lane, fenced by its epoch"),
     (
         "picket.write_lane_work(text,smallint,bigint,jsonb,integer)",

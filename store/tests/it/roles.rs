@@ -183,7 +183,7 @@ const ATTEMPTS: &[(&str, &[&str])] = &[
     ("UPDATE picket.channel_lanes SET epoch = 9", &[]),
     ("DELETE FROM picket.notification_gaps", &[]),
     ("SELECT picket.plan_notices(10)", &[NOTIFIER]),
-    ("SELECT * FROM picket.claim_lane('me', 1000)", &[NOTIFIER]),
+    ("SELECT * FROM picket.claim_lane('me', 1000, 4, true)", &[NOTIFIER]),
     ("SELECT picket.write_lane_work('ops', 0::smallint, 0, '{}', 1000)", &[NOTIFIER]),
     ("SELECT picket.end_attempt(gen_random_uuid(), '{}')", &[NOTIFIER]),
     ("SELECT picket.release_lane('ops', 0::smallint, 0)", &[NOTIFIER]),

@@ -9,6 +9,7 @@ pub mod eventually;
 pub mod http;
 pub mod injected_panic;
 pub mod ledger;
+pub mod mail_server;
 pub mod markup;
 pub mod metrics;
 pub mod network;

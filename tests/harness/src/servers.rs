@@ -64,9 +64,15 @@ pub fn non_ephemeral_port() -> u16 {
         .expect("there is a free port")
 }
 
+/// Directory of the pinned tools and packages.
+pub(crate) fn tools_dir() -> PathBuf {
+    let root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    env::var_os("PICKET_TOOLS_DIR").map_or_else(|| root.join(".tools"), PathBuf::from)
+}
+
 async fn install_tools() -> Tools {
     let root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
-    let dir = env::var_os("PICKET_TOOLS_DIR").map_or_else(|| root.join(".tools"), PathBuf::from);
+    let dir = tools_dir();
     // Quick if all tools are installed.
     let status = Command::new(root.join("tools/install")).arg(&dir).status().await;
     let status = status.expect("tools/install runs");

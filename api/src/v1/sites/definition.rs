@@ -4,13 +4,16 @@ mod decode;
 mod notifications;
 mod refusals;
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use axum::{Json, extract::State};
 use picket_proto::{
     RegionName, SiteId, ValidationError,
     notification_plan::NotificationPlan,
-    site::{SiteIdentity, SiteSpec},
+    site::{IntervalRange, SiteIdentity, SiteSpec},
     site_plan::{DesiredSites, PruneScope, SitePlan},
 };
 use picket_store::{
@@ -20,6 +23,7 @@ use picket_store::{
     sites::{self, Site as StoredSite, SiteChanges, SiteVersion, VersionedSite},
 };
 use serde::{Deserialize, Serialize};
+use tokio::task::spawn_blocking;
 use utoipa::{IntoParams, ToSchema};
 
 use self::{
@@ -176,11 +180,12 @@ pub(super) async fn apply_definition(
         require_own_tags(&sender, &body)?;
         decode_definition(&body, intervals)
     };
-    let (wanted, notifications) = api.validations.run_blocking(decode).await??;
+    let (wanted, notifications) = api.validations.run_blocking_for(&access, decode).await??;
     let has_notifications = notifications.channels.is_some() || notifications.routes.is_some();
-    let mut attempts = 0..WRITE_ATTEMPTS;
+    let (wanted, mut attempts) = (Arc::new(wanted), 0..WRITE_ATTEMPTS);
     loop {
-        let (plan, kept, changes) = plan_changes(&api, &access, &wanted, query.prune).await?;
+        let planning = plan_changes(api.clone(), access.clone(), wanted.clone(), query.prune);
+        let (plan, kept, changes) = api.validations.run_for(&access, planning).await??;
         let told = plan_notifications(&api, &access, &notifications, query.prune).await?;
         let mode = if query.dry_run { ApplyMode::DryRun } else { ApplyMode::Commit };
         // Without channels and routes a dry run writes nothing that is undone.
@@ -209,35 +214,53 @@ pub(super) async fn apply_definition(
     }
 }
 
-/// Plans the changes among the sites that the sender may see. Returns the shared sites, which stay, as well.
+/// A plan, the shared sites, which stay, and the changes for the store.
+type PlannedChanges = (SitePlan, Vec<KeptSite>, SiteChanges);
+
+/// Plans the changes among the sites that the sender may see. Holds all of them in memory, and therefore runs with a
+/// permit.
 async fn plan_changes(
-    api: &Api,
-    access: &Access,
-    wanted: &DesiredSites,
+    api: Api,
+    access: Access,
+    wanted: Arc<DesiredSites>,
     prune: bool,
-) -> Result<(SitePlan, Vec<KeptSite>, SiteChanges), Problem> {
+) -> Result<PlannedChanges, Problem> {
     let known: Vec<String> =
         regions::list_active_regions(&api.store).await?.iter().map(ToString::to_string).collect();
     let there = sites::list_versioned_sites(&api.store, access.tag_limit()).await?;
+    let intervals = api.settings.current().intervals;
+    let scope = if prune { PruneScope::All } else { PruneScope::None };
+    let compare = move || compare_sites(&access, &wanted, &known, &there, scope, intervals);
+    spawn_blocking(compare).await.map_err(|error| Problem::internal(&error))?
+}
+
+/// Compares the stored sites with the wanted ones, and checks what the sender may change.
+fn compare_sites(
+    access: &Access,
+    wanted: &DesiredSites,
+    known: &[String],
+    there: &[VersionedSite],
+    scope: PruneScope<'_>,
+    intervals: IntervalRange,
+) -> Result<PlannedChanges, Problem> {
     let versions: HashMap<SiteId, SiteVersion> =
         there.iter().map(|found| (found.site.id, found.version)).collect();
     let stored: Vec<_> = there.iter().map(|found| StoredSite::to_stored(&found.site)).collect();
-    let scope = if prune { PruneScope::All } else { PruneScope::None };
-    let mut plan = SitePlan::new(wanted, &known, &stored, scope);
+    let mut plan = SitePlan::new(wanted, known, &stored, scope);
     if wanted.sites.iter().any(|spec| spec.find_hidden_value().is_some()) {
         let wanted = keep_values_of_sites(wanted, &plan)?;
-        plan = SitePlan::new(&wanted, &known, &stored, scope);
-        validate_changes(api, &plan).await?;
+        plan = SitePlan::new(&wanted, known, &stored, scope);
+        validate_changes(&plan, intervals)?;
     }
     check_tags_of_plan(access, wanted, &plan)?;
     if !plan.regions.is_empty() {
         access.require_all_sites()?;
     }
-    let unknown = plan.unknown_regions(&known);
+    let unknown = plan.unknown_regions(known);
     if !unknown.is_empty() {
-        return Err(refuse_regions(wanted, &unknown, &known));
+        return Err(refuse_regions(wanted, &unknown, known));
     }
-    let kept = keep_shared_sites(access, &there, &mut plan);
+    let kept = keep_shared_sites(access, there, &mut plan);
     let mut changes = SiteChanges::from(&plan);
     let touched = changes.updates.iter().map(|(id, _)| id).chain(&changes.deletes);
     changes.expected = touched.filter_map(|id| Some((*id, *versions.get(id)?))).collect();
@@ -277,11 +300,10 @@ fn keep_values_of_sites(wanted: &DesiredSites, plan: &SitePlan) -> Result<Desire
 }
 
 /// Validates changed sites once more, with the values that they keep.
-async fn validate_changes(api: &Api, plan: &SitePlan) -> Result<(), Problem> {
-    let specs: Vec<SiteSpec> = plan.change.iter().map(|change| change.spec.clone()).collect();
-    let intervals = api.settings.current().intervals;
-    let validate = move || specs.iter().try_for_each(|spec| spec.validate(intervals));
-    api.validations.run_blocking(validate).await?.map_err(|error| Problem::invalid_field("/sites", &error))
+fn validate_changes(plan: &SitePlan, intervals: IntervalRange) -> Result<(), Problem> {
+    let mut changed = plan.change.iter();
+    let validated = changed.try_for_each(|change| change.spec.validate(intervals));
+    validated.map_err(|error| Problem::invalid_field("/sites", &error))
 }
 
 /// Checks the tags of added and changed sites against the limit of the sender.

@@ -27,7 +27,7 @@ fn check_by_options(words: &[String]) -> CheckRequest {
 fn check_by_file(object: &str, fields: &str) -> CheckRequest {
     let file = format!("sites:\n  - url: https://api.example/health\n    {object}:\n      {fields}\n");
     let wanted = parse_sites_file("sites.yaml", &file, IntervalRange::default());
-    wanted.unwrap_or_else(|why| panic!("{why:?}\n{file}")).sites.remove(0).check
+    wanted.unwrap_or_else(|why| panic!("{why:?}\n{file}")).sites.sites.remove(0).check
 }
 
 /// The rows with an example, and the object of each.

@@ -19,9 +19,11 @@ pub(super) fn describe_yaml_error<T: DeserializeOwned>(name: &str, text: &str, w
     let place = line.map_or_else(String::new, |line| format!(", line {line}"));
     let path = find_error_path::<T>(text);
     let field = path.split_once("].value.").map_or("", |(_, field)| field);
-    let may_be_secret = ["options", "headers"].iter().any(|object| {
-        field.strip_prefix(object).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-    });
+    let is_within = |object: &str, path: &str| {
+        path.strip_prefix(object).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    };
+    let may_be_secret =
+        is_within("channels", &path) || ["options", "headers"].iter().any(|object| is_within(object, field));
     // The text of the line names a field of the site.
     let is_named = may_be_secret || field.contains(['.', '[']);
     let words = describe_problem(why.without_snippet(), may_be_secret);
@@ -84,35 +86,40 @@ fn describe_problem(why: &Error, may_be_secret: bool) -> String {
     }
 }
 
-/// Lines of all fields of all sites.
-pub(super) struct FieldLines(Vec<Node>);
+/// Lines of all fields.
+pub(super) struct FieldLines(Option<Node>);
 
 impl FieldLines {
-    /// Lines in `text`, which has been parsed before; empty if it cannot be parsed.
+    /// Lines in `text`, which has been parsed before; none if it cannot be parsed.
     pub(super) fn parse(text: &str) -> Self {
-        #[derive(Deserialize)]
-        struct Sites {
-            sites: Vec<Node>,
-        }
-        Self(serde_saphyr::from_str::<Sites>(text).map_or_else(|_| Vec::new(), |file| file.sites))
+        Self(serde_saphyr::from_str(text).ok())
     }
 
-    /// Line of the field `path`, such as `assertions.json[0].path`, of the site at `position`. The
-    /// line of the deepest known part if the path does not exist in the file.
-    pub(super) fn find_line(&self, position: usize, path: &str) -> Option<u64> {
-        let mut node = self.0.get(position)?;
+    /// Line of the field `path`, such as `assertions.json[0].path`, of the entry of the list or map
+    /// `list`. The line of the deepest known part if the path does not exist in the file.
+    pub(super) fn find_line(&self, list: &str, entry: &str, path: &str) -> Option<u64> {
+        let mut node = find_child(find_child(self.0.as_ref()?, list)?, entry)?;
         let mut line = None;
         for part in path.split(['.', '[', ']']).filter(|part| !part.is_empty()) {
-            let next = match &node.0.value {
-                Content::Map(fields) => fields.iter().find(|(name, _)| name == part).map(|(_, node)| node),
-                Content::List(items) => part.parse::<usize>().ok().and_then(|index| items.get(index)),
-                Content::Scalar => None,
+            let Some(next) = find_child(node, part) else {
+                // The settings of a channel may stand beside its other fields.
+                if part == "settings" {
+                    continue;
+                }
+                break;
             };
-            let Some(next) = next else { break };
             node = next;
             line = Some(next.0.referenced.line());
         }
         line
+    }
+}
+
+fn find_child<'a>(node: &'a Node, part: &str) -> Option<&'a Node> {
+    match &node.0.value {
+        Content::Map(fields) => fields.iter().find(|(name, _)| name == part).map(|(_, node)| node),
+        Content::List(items) => part.parse::<usize>().ok().and_then(|index| items.get(index)),
+        Content::Scalar => None,
     }
 }
 

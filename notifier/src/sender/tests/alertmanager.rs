@@ -67,7 +67,7 @@ async fn alertmanager_shows_an_alert_while_it_fires_and_forgets_it_at_its_end() 
 
     let opened = sender.send(&channel, &down).await;
     assert!(opened.is_delivered(), "{opened:?}");
-    let again = sender.send_batch(&channel, &[down.clone()]).await;
+    let again = sender.send_batch(&channel, &[down.clone()]).await.unwrap();
     assert!(again.is_delivered(), "{again:?}");
     let firing = eventually(WAIT_TIMEOUT, "one alert fires", async || match alerts().await {
         Ok(found) if found.as_array().is_some_and(|found| found.len() == 1) => Ok(found),

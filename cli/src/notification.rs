@@ -1,0 +1,176 @@
+//! `picket notification`: messages to channels, their attempts, and another try.
+
+mod show;
+
+use clap::{ArgGroup, ArgMatches, Args, Subcommand};
+use picket_runtime::{clock, options::DurationArg};
+use picket_store::notifications::{self, ListedNotification, NotificationFilter, RetrySelection};
+use uuid::Uuid;
+
+pub(crate) use self::show::notice_table;
+use crate::{
+    connect::DatabaseArgs,
+    error::Error,
+    output::{OutputOptions, TextTable, print_text, status_cell, text_cell},
+    site::format_timestamp,
+};
+
+/// Options of `picket notification`.
+#[derive(Subcommand, Clone, Debug)]
+pub(crate) enum NotificationCommand {
+    /// List notifications, newest first
+    #[command(after_help = "\
+Examples:
+  picket notification list --channel ops
+  picket notification list --state failed --since 7d")]
+    List(ListNotificationsOptions),
+    /// Show a notification with its attempts and with what it tells
+    Show(ShowNotificationOptions),
+    /// Have failed notifications tried once more, now
+    #[command(after_help = "\
+What is said is composed anew from what is true now.
+
+Examples:
+  picket notification retry 0199a1b2-0c3d-7e4f-8a5b-6c7d8e9fa0b1
+  picket notification retry --channel ops --since 3h")]
+    Retry(RetryOptions),
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ListNotificationsOptions {
+    /// Only of this channel
+    #[arg(long, value_name = "CHANNEL")]
+    channel: Option<String>,
+    /// Only in this state: waiting, delivered, failed or superseded
+    #[arg(long, value_name = "STATE", value_parser = ["waiting", "delivered", "failed", "superseded"])]
+    state: Option<String>,
+    /// Only those made within this time, such as 7d
+    #[arg(long, value_name = "DURATION")]
+    since: Option<DurationArg>,
+    /// Maximum number of notifications, 1 to 10000
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(i64).range(1..=10_000))]
+    limit: i64,
+    #[command(flatten)]
+    output: OutputOptions,
+    #[command(flatten)]
+    database: DatabaseArgs,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ShowNotificationOptions {
+    /// Number of the notification
+    id: Uuid,
+    #[command(flatten)]
+    output: OutputOptions,
+    #[command(flatten)]
+    database: DatabaseArgs,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(group(ArgGroup::new("scope").required(true).args(["id", "channel"])))]
+pub(crate) struct RetryOptions {
+    /// Number of the notification
+    id: Option<Uuid>,
+    /// Channel whose failed notifications are tried
+    #[arg(long, value_name = "CHANNEL", requires = "since")]
+    channel: Option<String>,
+    /// Only those that failed within this time, such as 3h
+    #[arg(long, value_name = "DURATION", requires = "channel")]
+    since: Option<DurationArg>,
+    #[command(flatten)]
+    database: DatabaseArgs,
+}
+
+pub(crate) async fn run(command: NotificationCommand, matches: &ArgMatches) -> Result<(), Error> {
+    match command {
+        NotificationCommand::List(options) => list_notifications(options, matches).await,
+        NotificationCommand::Show(options) => {
+            let store = options.database.connect(matches).await?;
+            show::show_notification(&store, options.id, options.output).await
+        }
+        NotificationCommand::Retry(options) => retry(options, matches).await,
+    }
+}
+
+async fn list_notifications(options: ListNotificationsOptions, matches: &ArgMatches) -> Result<(), Error> {
+    let store = options.database.connect(matches).await?;
+    let filter = NotificationFilter {
+        channel: options.channel.as_deref(),
+        state: options.state.as_deref(),
+        from: options.since.map(|since| clock::wall_clock_now().saturating_sub(since.0)),
+        limit: Some(options.limit),
+        ..NotificationFilter::default()
+    };
+    let rows = notifications::list_notifications(&store, filter).await?;
+    options.output.print_rows(&rows, |rows| {
+        let columns = ["ID", "CREATED", "CHANNEL", "PURPOSE", "STATE", "ATTEMPTS", "ANSWER", "TITLE"];
+        let mut listing = TextTable::new(columns, "no notifications").align_right([5]);
+        for row in rows {
+            listing.add_row([
+                text_cell(&row.notification_id),
+                text_cell(format_timestamp(Some(row.created_at.into()))),
+                text_cell(&row.channel),
+                text_cell(&row.purpose),
+                status_cell(&row.state),
+                text_cell(i64::from(row.attempts)),
+                text_cell(describe_answer(row)),
+                text_cell(row.title.clone()),
+            ]);
+        }
+        listing
+    })
+}
+
+/// The receiver's last answer, or why there was none.
+fn describe_answer(row: &ListedNotification) -> Option<String> {
+    let status = row.last_status.map(|status| status.to_string());
+    let words = row.last_message.clone().filter(|words| !words.is_empty());
+    let answer: Vec<String> = status.into_iter().chain(words).collect();
+    if answer.is_empty() { row.reason.clone() } else { Some(answer.join(" ")) }
+}
+
+async fn retry(options: RetryOptions, matches: &ArgMatches) -> Result<(), Error> {
+    let RetryOptions { id, channel, since, database } = options;
+    let store = database.connect(matches).await?;
+    let since =
+        clock::wall_clock_now().saturating_sub(since.map_or(std::time::Duration::ZERO, |since| since.0));
+    let retried = match (id, &channel) {
+        (Some(id), _) => notifications::retry_failed(&store, RetrySelection::One(id)).await?,
+        (None, Some(channel)) => {
+            if picket_store::channels::find_channel(&store, channel).await?.is_none() {
+                return Err(crate::channel::unknown_channel(&store, channel).await);
+            }
+            notifications::retry_failed(&store, RetrySelection::Channel(channel, since)).await?
+        }
+        (None, None) => 0,
+    };
+    match (id, retried) {
+        (Some(id), 0) => Err(refuse_retry(&store, id).await?),
+        (None, 0) => print_text("nothing has failed in that time\n"),
+        (_, some) => print_text(&format!("notifications that are tried once more, now: {some}\n")),
+    }
+}
+
+/// Why a notification cannot be tried once more.
+async fn refuse_retry(store: &picket_store::Store, id: Uuid) -> Result<Error, Error> {
+    let filter = NotificationFilter { id: Some(id), ..NotificationFilter::default() };
+    let found = notifications::list_notifications(store, filter).await?;
+    Ok(match found.first() {
+        None => unknown_notification(id),
+        Some(row) if row.purpose == "test" => Error::Usage(format!(
+            "{id}: a test is not tried once more; send another one: picket channel test {}",
+            row.channel
+        )),
+        Some(row) if row.state == "failed" => {
+            Error::Usage(format!("{id}: its channel '{}' has been removed", row.channel))
+        }
+        Some(row) => Error::Usage(format!(
+            "{id}: only a failed notification can be tried once more, and this one is {}",
+            row.state
+        )),
+    })
+}
+
+fn unknown_notification(id: Uuid) -> Error {
+    Error::Usage(format!("there is no notification {id}; see: picket notification list"))
+}
