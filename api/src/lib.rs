@@ -6,6 +6,7 @@
 
 mod access;
 mod assets;
+mod channels;
 mod charts;
 mod config;
 mod extract;

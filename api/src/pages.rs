@@ -3,6 +3,9 @@
 //! A page gathers its data by functions of the store, makes a plain view of it, and renders a template. Views are pure, so
 //! that tests need no database.
 
+mod channel;
+mod channel_fields;
+mod channels;
 mod check;
 mod check_now;
 mod first_answers;
@@ -16,13 +19,18 @@ mod list_page;
 mod live;
 mod maintenance;
 mod moment;
+mod notifications;
 mod overview;
 mod overview_at;
 mod page_error;
 mod parts;
+mod recipients;
 mod report_filter;
 mod reports;
+mod route_form;
+mod routes;
 mod settings;
+mod silences;
 mod site;
 mod site_at;
 mod site_certificate;
@@ -67,17 +75,31 @@ use crate::{
 pub(crate) fn build_routes(documents: Router<Api>) -> Router<Api> {
     documents
         .route("/", get(overview_at::show_overview))
+        .route("/channels", get(channels::show_channels).post(channels::add_channel))
+        .route("/channels/{name}", get(channel::show_channel).post(channel::save_channel))
+        .route("/channels/{name}/test", post(channel::test_channel))
+        .route("/channels/{name}/{action}", post(channel::act_on_channel))
         .route("/check", get(check_now::show_form).post(check_now::check_now))
         .route("/checks/{site}/{region}/{due}", get(check::show_check))
         .route("/incidents", get(incidents::show_incidents))
         .route("/incidents/{id}", get(incident::show_incident))
+        .route("/incidents/{id}/acknowledge", post(incident::acknowledge_incident))
+        .route("/incidents/{id}/withdraw", post(incident::withdraw_acknowledgement))
         .route("/ledger", get(ledger::show_ledger))
         .route("/live", get(live::show_live))
         .route("/maintenance", get(maintenance::show_maintenance).post(maintenance::add_window))
         .route("/maintenance/{id}/remove", post(maintenance::remove_window))
+        .route("/notifications", get(notifications::show_notifications))
+        .route("/notifications/{id}", get(notifications::show_notification))
+        .route("/notifications/{id}/retry", post(notifications::retry_notification))
         .route("/regions", get(settings::show_regions))
         .route("/reports", get(reports::show_reports))
+        .route("/routes", get(routes::show_routes).post(routes::add_route))
+        .route("/routes/{name}", get(routes::show_route).post(routes::save_route))
+        .route("/routes/{name}/remove", post(routes::remove_route))
         .route("/settings", get(settings::show_settings))
+        .route("/silences", get(silences::show_silences).post(silences::add_silence))
+        .route("/silences/{id}/end", post(silences::end_silence))
         .route("/sites", get(sites::show_sites))
         .route("/sites/bulk", post(site_forms::change_sites))
         .route("/sites/new", get(site_forms::show_new_site).post(site_forms::add_site))

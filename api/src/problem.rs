@@ -63,13 +63,14 @@ pub(crate) enum ProblemKind {
     Internal,
     DatabaseUnavailable,
     BusUnavailable,
+    NotifierUnavailable,
     ProviderUnavailable,
     TimedOut,
     BodyTimedOut,
 }
 
 impl ProblemKind {
-    pub(crate) const ALL_KINDS: [Self; 18] = [
+    pub(crate) const ALL_KINDS: [Self; 19] = [
         Self::Malformed,
         Self::Unauthenticated,
         Self::Forbidden,
@@ -85,6 +86,7 @@ impl ProblemKind {
         Self::Internal,
         Self::DatabaseUnavailable,
         Self::BusUnavailable,
+        Self::NotifierUnavailable,
         Self::ProviderUnavailable,
         Self::TimedOut,
         Self::BodyTimedOut,
@@ -126,6 +128,9 @@ impl ProblemKind {
             ),
             Self::BusUnavailable => {
                 (StatusCode::SERVICE_UNAVAILABLE, "/api#bus-unavailable", "NATS is not available")
+            }
+            Self::NotifierUnavailable => {
+                (StatusCode::SERVICE_UNAVAILABLE, "/api#notifier-unavailable", "No notifier runs")
             }
             Self::ProviderUnavailable => (
                 StatusCode::BAD_GATEWAY,

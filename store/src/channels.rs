@@ -40,6 +40,29 @@ impl Channel {
     pub fn to_stored(&self) -> StoredDefinition<ChannelDefinition> {
         StoredDefinition { name: self.name.clone(), definition: self.definition.clone() }
     }
+
+    /// State of the channel as one word: `paused`, `problem`, `failing`, `retrying`, `delivers` or
+    /// `new`.
+    pub fn state_word(&self) -> &'static str {
+        match (&self.definition, &self.state) {
+            (Err(_), _) => "problem",
+            (Ok(definition), _) if !definition.enabled => "paused",
+            (_, state) if state.problem.is_some() => "problem",
+            (_, state) if state.is_failing => "failing",
+            (_, state) if state.failing_since.is_some() => "retrying",
+            (_, state) if state.last_delivered_at.is_some() => "delivers",
+            _ => "new",
+        }
+    }
+
+    /// What keeps the channel from delivering: why its definition cannot be used, or else the last
+    /// failure in words.
+    pub fn problem(&self) -> Option<String> {
+        let state = &self.state;
+        let failure = || state.failing_since.and(state.last_error.clone());
+        let unreadable = self.definition.as_ref().err().map(ToString::to_string);
+        unreadable.or_else(|| state.problem.clone()).or_else(failure)
+    }
 }
 
 /// What notifiers know of a channel: a row of `report.channels`.

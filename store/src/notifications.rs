@@ -1,5 +1,7 @@
 //! Notifications as people read them: messages, their attempts, and the ledger of notices.
 
+mod ledger;
+
 use std::time::Duration;
 
 use picket_proto::Timestamp;
@@ -7,6 +9,7 @@ use serde::Serialize;
 use sqlx::FromRow;
 use uuid::Uuid;
 
+pub use self::ledger::{LedgerEntry, LedgerReason, LedgerSum, NotificationLedger, read_notification_ledger};
 use crate::{DbTimestamp, Error, Store};
 
 const NOTIFICATIONS_TIMEOUT: Duration = Duration::from_secs(30);
@@ -57,6 +60,11 @@ pub struct NotificationFilter<'a> {
     pub channel: Option<&'a str>,
     /// Only in this state.
     pub state: Option<&'a str>,
+    /// Only those that tell of this incident.
+    pub incident: Option<i64>,
+    /// Only those that tell of a site with one of these tags, and of them what concerns such sites:
+    /// no answer of a receiver, and no title that names other sites.
+    pub tags: Option<&'a [String]>,
     /// Only those made at this time or later.
     pub from: Option<Timestamp>,
     /// Only those after the one made at this time with this number, in the order of the list.
@@ -74,13 +82,34 @@ pub async fn list_notifications(
     filter: NotificationFilter<'_>,
 ) -> Result<Vec<ListedNotification>, Error> {
     let query = sqlx::query_as(
-        "SELECT notification_id::text AS notification_id, channel, purpose, state::text AS state, reason, title, attempts, created_at,
-                ended_at, next_attempt_at, last_outcome, last_status, last_message, last_attempt_at, unknown_ends,
-                coalesce(incident_ids, '{}') AS incident_ids
-         FROM report.notifications
+        "SELECT notification_id::text AS notification_id, channel, purpose, state::text AS state, reason,
+                CASE WHEN $9::text[] IS NULL OR NOT EXISTS (
+                    SELECT FROM picket.notices AS notice
+                    JOIN picket.transitions AS transition ON transition.transition_id = notice.transition_id
+                    LEFT JOIN picket.known_sites AS site ON site.id = transition.site_id
+                    WHERE notice.notification_id = message.notification_id AND NOT coalesce(site.tags && $9, false))
+                THEN title END AS title,
+                attempts, created_at, ended_at, next_attempt_at, last_outcome, last_status,
+                CASE WHEN $9 IS NULL THEN last_message END AS last_message, last_attempt_at, unknown_ends,
+                CASE WHEN $9 IS NULL THEN coalesce(incident_ids, '{}') ELSE ARRAY(
+                    SELECT DISTINCT transition.incident_id FROM picket.notices AS notice
+                    JOIN picket.transitions AS transition ON transition.transition_id = notice.transition_id
+                    JOIN picket.known_sites AS site ON site.id = transition.site_id AND site.tags && $9
+                    WHERE notice.notification_id = message.notification_id AND transition.incident_id IS NOT NULL
+                    ORDER BY transition.incident_id) END AS incident_ids
+         FROM report.notifications AS message
          WHERE ($1::uuid IS NULL OR notification_id = $1::uuid) AND ($2::text IS NULL OR channel = $2)
            AND ($3::text IS NULL OR state::text = $3) AND ($4::timestamptz IS NULL OR created_at >= $4)
            AND ($5::timestamptz IS NULL OR (created_at, notification_id) < ($5, $6::uuid))
+           AND ($8::bigint IS NULL OR notification_id IN (
+               SELECT notice.notification_id FROM picket.transitions AS transition
+               JOIN picket.notices AS notice ON notice.transition_id = transition.transition_id
+               WHERE transition.incident_id = $8))
+           AND ($9 IS NULL OR EXISTS (
+               SELECT FROM picket.notices AS notice
+               JOIN picket.transitions AS transition ON transition.transition_id = notice.transition_id
+               JOIN picket.known_sites AS site ON site.id = transition.site_id AND site.tags && $9
+               WHERE notice.notification_id = message.notification_id))
          ORDER BY created_at DESC, notification_id DESC LIMIT $7",
     )
     .bind(filter.id.map(|id| id.to_string()))
@@ -89,7 +118,9 @@ pub async fn list_notifications(
     .bind(filter.from.map(DbTimestamp))
     .bind(filter.after.map(|(at, _)| DbTimestamp(at)))
     .bind(filter.after.map(|(_, id)| id.to_string()))
-    .bind(filter.limit);
+    .bind(filter.limit)
+    .bind(filter.incident)
+    .bind(filter.tags);
     store.with_timeout(NOTIFICATIONS_TIMEOUT, "list notifications", query.fetch_all(&store.pool)).await
 }
 
@@ -180,6 +211,19 @@ pub enum NoticesOf {
 /// # Errors
 /// If the database cannot be reached in time.
 pub async fn list_notices(store: &Store, of: NoticesOf, limit: i64) -> Result<Vec<ListedNotice>, Error> {
+    list_notices_of_tags(store, of, None, limit).await
+}
+
+/// As [`list_notices`]; with tags, only those about sites with one of them.
+///
+/// # Errors
+/// If the database cannot be reached in time.
+pub async fn list_notices_of_tags(
+    store: &Store,
+    of: NoticesOf,
+    tags: Option<&[String]>,
+    limit: i64,
+) -> Result<Vec<ListedNotice>, Error> {
     let (notification, incident) = match of {
         NoticesOf::Notification(id) => (Some(id.to_string()), None),
         NoticesOf::Incident(id) => (None, Some(id)),
@@ -193,11 +237,13 @@ pub async fn list_notices(store: &Store, of: NoticesOf, limit: i64) -> Result<Ve
          JOIN picket.transitions AS transition ON transition.transition_id = notice.transition_id
          LEFT JOIN picket.known_sites AS site ON site.id = transition.site_id
          WHERE ($1::uuid IS NULL OR notice.notification_id = $1::uuid) AND ($2::bigint IS NULL OR transition.incident_id = $2)
+           AND ($4::text[] IS NULL OR site.tags && $4)
          ORDER BY transition.transition_id, notice.channel, notice.step, notice.number LIMIT $3",
     )
     .bind(notification)
     .bind(incident)
-    .bind(limit);
+    .bind(limit)
+    .bind(tags);
     store.with_timeout(NOTIFICATIONS_TIMEOUT, "list notices", query.fetch_all(&store.pool)).await
 }
 
@@ -222,129 +268,6 @@ pub async fn retry_failed(store: &Store, selection: RetrySelection<'_>) -> Resul
     let query =
         sqlx::query_scalar("SELECT picket.retry_failed($1::uuid, $2, $3)").bind(id).bind(channel).bind(since);
     store.with_timeout(NOTIFICATIONS_TIMEOUT, "retry notifications", query.fetch_one(&store.pool)).await
-}
-
-/// What was to be told, and what came of it, summed over a channel.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, FromRow)]
-pub struct LedgerSum {
-    /// Name of the channel; absent for events without the notices that they should have.
-    pub channel: Option<String>,
-    /// Number of notices that there should be.
-    pub expected: i64,
-    /// Number of those that were delivered.
-    pub delivered: i64,
-    /// Number of those that were suppressed, with a reason.
-    pub suppressed: i64,
-    /// Number of those that failed, with a reason.
-    pub failed: i64,
-    /// Number of those that still wait.
-    pub waiting: i64,
-    /// Number of those of which nothing is known; 0 unless Picket has a defect.
-    pub unaccounted: i64,
-}
-
-/// A row of the ledger of notifications.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, FromRow)]
-pub struct LedgerEntry {
-    /// The incident, for events of incidents.
-    pub incident_id: Option<i64>,
-    /// Name of the event.
-    pub event: String,
-    /// Name of the channel; absent if there is no notice at all.
-    pub channel: Option<String>,
-    /// Time when the event was recorded.
-    pub recorded_at: DbTimestamp,
-    /// Number of notices unaccounted for.
-    pub unaccounted: i64,
-}
-
-/// Notices that were not delivered, by channel and reason.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, FromRow)]
-pub struct LedgerReason {
-    /// Name of the channel.
-    pub channel: String,
-    /// `suppressed` or `failed`.
-    pub state: String,
-    /// The reason.
-    pub reason: String,
-    /// Number of notices.
-    pub notices: i64,
-}
-
-/// The ledger of notifications between two times.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct NotificationLedger {
-    /// Sums by channel.
-    pub channels: Vec<LedgerSum>,
-    /// Reasons of notices that were not delivered.
-    pub reasons: Vec<LedgerReason>,
-    /// The newest of what is unaccounted for.
-    pub unaccounted: Vec<LedgerEntry>,
-    /// Number of events that no route told to a channel.
-    pub untold: i64,
-}
-
-impl NotificationLedger {
-    /// Number of notices unaccounted for.
-    pub fn unaccounted_total(&self) -> i64 {
-        self.channels.iter().map(|sum| sum.unaccounted).sum()
-    }
-}
-
-/// Reads the ledger of notifications, with at most `limit` unaccounted rows.
-///
-/// # Errors
-/// If the database cannot be reached in time.
-pub async fn read_notification_ledger(
-    store: &Store,
-    from: Timestamp,
-    to: Timestamp,
-    limit: i64,
-) -> Result<NotificationLedger, Error> {
-    let (from, to) = (DbTimestamp(from), DbTimestamp(to));
-    let read = async {
-        let mut transaction =
-            store.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?;
-        let channels = sqlx::query_as(
-            "SELECT channel, sum(expected)::bigint AS expected, sum(delivered)::bigint AS delivered,
-                    sum(suppressed)::bigint AS suppressed, sum(failed)::bigint AS failed, sum(waiting)::bigint AS waiting,
-                    sum(unaccounted)::bigint AS unaccounted
-             FROM report.notification_ledger($1, $2) GROUP BY channel ORDER BY channel",
-        )
-        .bind(from)
-        .bind(to)
-        .fetch_all(&mut *transaction)
-        .await?;
-        let unaccounted = sqlx::query_as(
-            "SELECT incident_id, event, channel, recorded_at, unaccounted FROM report.notification_ledger($1, $2)
-             WHERE unaccounted <> 0 ORDER BY recorded_at DESC, channel LIMIT $3",
-        )
-        .bind(from)
-        .bind(to)
-        .bind(limit)
-        .fetch_all(&mut *transaction)
-        .await?;
-        let reasons = sqlx::query_as(
-            "SELECT notice.channel, notice.state::text AS state, coalesce(notice.reason, '') AS reason, count(*) AS notices
-             FROM picket.transitions AS transition
-             JOIN picket.notices AS notice ON notice.transition_id = transition.transition_id AND notice.step = 'event'
-             WHERE transition.recorded_at >= $1 AND transition.recorded_at < $2 AND notice.state IN ('suppressed', 'failed')
-             GROUP BY 1, 2, 3 ORDER BY 1, 2, 4 DESC, 3",
-        )
-        .bind(from)
-        .bind(to)
-        .fetch_all(&mut *transaction)
-        .await?;
-        let untold = sqlx::query_scalar(
-            "SELECT count(*) FROM picket.transitions WHERE recorded_at >= $1 AND recorded_at < $2 AND channels = 0",
-        )
-        .bind(from)
-        .bind(to)
-        .fetch_one(&mut *transaction)
-        .await?;
-        Ok(NotificationLedger { channels, reasons, unaccounted, untold })
-    };
-    store.with_timeout(NOTIFICATIONS_TIMEOUT, "read the ledger of notifications", read).await
 }
 
 /// Counts the notifiers that were alive in the last two minutes.

@@ -269,6 +269,75 @@ def test_planned_maintenance_is_listed_and_can_be_removed(system, open_context, 
     expect(page.get_by_role("row").filter(has_text=name).filter(has_text="maintenance")).to_have_count(0)
 
 
+def follow_tab(page, name):
+    """Follows a link among the pages of notifications."""
+    follow(page, "Notifications")
+    page.get_by_role("navigation", name="Pages of notifications").get_by_role("link", name=name).click()
+
+
+@BOTH
+def test_a_channel_and_a_route_decide_who_is_told_about_a_site(system, open_context, context):
+    channel, name = f"desk-{context}", f"Told {context}"
+    site = add_site(system, name)
+    page = open_context(context)
+    page_checks.open_page(page, system.url)
+    follow_tab(page, "Channels")
+    page.get_by_label("New channel of the kind").select_option("webhook")
+    page.get_by_role("button", name="Choose").click()
+    form = page.get_by_role("form", name="New channel")
+    form.get_by_label("Name", exact=True).fill(channel)
+    form.get_by_label("URL, or secret:NAME").fill(system.website_url)
+    form.get_by_role("button", name="Add channel").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text(f"Channel {channel}")
+
+    page.get_by_role("button", name="Send a test").click()
+    # The receiver's answer, or why there is none.
+    main = page.get_by_role("main")
+    expect(main).to_contain_text(re.compile("The receiver's answer|no notifier runs"), timeout=ARRIVAL_TIMEOUT)
+
+    follow_tab(page, "Routes")
+    form = page.get_by_role("form", name="New route")
+    form.get_by_label("Channels, separated by commas").fill(channel)
+    form.get_by_label("These sites").fill(site)
+    form.get_by_role("button", name="Add route").click()
+    expect(page.get_by_role("region", name="Routes in their order").get_by_role("row").filter(has_text=channel)).to_be_visible()
+    page.get_by_label("Who would be told about site number").fill(site)
+    page.get_by_role("button", name="Show").click()
+    expect(page.get_by_role("region", name="Who would be told").get_by_role("row").filter(has_text=name)).to_contain_text(channel)
+    page.get_by_role("link", name=name).click()
+    expect(page.get_by_role("region", name="Who is told about this site")).to_contain_text(channel)
+
+    page.get_by_role("link", name="Silence this site").click()
+    form = page.get_by_role("form", name="New silence")
+    expect(form.get_by_label("Site number")).to_have_value(site)
+    form.get_by_label("Reason").fill("the provider works on it")
+    form.get_by_role("button", name="Silence from now on").click()
+    row = page.get_by_role("row").filter(has_text=name)
+    expect(row).to_contain_text("now")
+    row.get_by_role("button", name="End now").click()
+    expect(page.get_by_role("row").filter(has_text=name)).to_contain_text("over")
+
+
+@BOTH
+def test_an_incident_is_acknowledged_with_a_note(system, open_context, context):
+    site = add_site(system, f"Cared for {context}")
+    system.command_website("break")
+    try:
+        opened = f"SELECT incident_id FROM report.incidents WHERE site_id = {site} AND closed_at IS NULL"
+        [[incident]] = systems.eventually(pages.INCIDENT_TIMEOUT, "incident", lambda: system.query(opened))
+        page = open_context(context)
+        page_checks.open_page(page, f"{system.url}/incidents/{incident}")
+        care = page.get_by_role("region", name="Who takes care")
+        care.get_by_label("Note").fill("restarting it")
+        care.get_by_role("button", name="Acknowledge").click()
+
+        expect(care).to_contain_text("restarting it")
+        care.get_by_role("button", name="Take the acknowledgement back").click()
+        expect(care).to_contain_text("Nobody has acknowledged")
+    finally:
+        system.command_website("repair")
+
+
 def test_a_page_that_cannot_refresh_itself_says_since_when(system, open_context):
     site = add_site(system, "Stale")
     page = open_context(LIGHT)

@@ -17,6 +17,7 @@ pub(crate) enum Section {
     Live,
     Check,
     Maintenance,
+    Notifications,
     Reports,
     Ledger,
     Regions,
@@ -25,7 +26,7 @@ pub(crate) enum Section {
 }
 
 impl Section {
-    const ALL_SECTIONS: [(Self, &'static str, &'static str); 12] = [
+    const ALL_SECTIONS: [(Self, &'static str, &'static str); 13] = [
         (Self::Overview, "/", "Overview"),
         (Self::Sites, "/sites", "Sites"),
         (Self::Incidents, "/incidents", "Incidents"),
@@ -33,6 +34,7 @@ impl Section {
         (Self::Live, "/live", "Live"),
         (Self::Check, "/check", "Check"),
         (Self::Maintenance, "/maintenance", "Maintenance"),
+        (Self::Notifications, "/notifications", "Notifications"),
         (Self::Reports, "/reports", "Reports"),
         (Self::Ledger, "/ledger", "Ledger"),
         (Self::Regions, "/regions", "Regions"),

@@ -3,31 +3,43 @@
 use std::time::Duration;
 
 use askama::Template;
-use axum::{extract::State, response::Response};
+use axum::{
+    extract::State,
+    response::{IntoResponse, Redirect, Response},
+};
 use picket_proto::SiteId;
 use picket_store::{
+    acknowledgements::list_acknowledgements,
     incident_pages::{self, IncidentEvidence, RegionVote},
+    notifications::{NoticesOf, list_notices},
     site_history::{self, CheckRow},
 };
+use serde::Deserialize;
 
 use super::{
     PageError, Visitor,
     frame::{Frame, Section},
-    input::PagePath,
+    input::{PageForm, PagePath},
+    list_page::TableView,
+    notifications::tabulate_notices,
     overview::count_nouns,
     parts::{Behind, StatusMark, TimeMark, format_seconds},
+    recipients::CareView,
     render_page,
     site_regions::CheckItem,
 };
 use crate::{
+    access::Scope,
     charts::format_duration,
     problem::{Problem, ProblemKind},
     state::Api,
+    v1::{acknowledge, withdraw},
 };
 
 /// Time before the first failure and after the opening whose checks are listed.
 const LISTED_MARGIN: Duration = Duration::from_secs(60);
 const MAX_CHECKS: i64 = 200;
+const MAX_NOTICES: i64 = 500;
 
 /// What a region said.
 struct VoteRow {
@@ -55,6 +67,8 @@ struct IncidentPage {
     regions: String,
     votes: Vec<VoteRow>,
     checks: Vec<CheckItem>,
+    care: CareView,
+    told: TableView,
     behind: Behind,
 }
 
@@ -73,8 +87,56 @@ pub(super) async fn show_incident(
     let to = incident.opened_at.0.saturating_add(LISTED_MARGIN);
     let checks = site_history::list_checks(&api.store, SiteId(incident.site_id), from, to, MAX_CHECKS).await;
     let checks = checks.map_err(|error| visitor.fail(error))?;
+    let acknowledged = list_acknowledgements(&api.store, &[id]).await.map_err(|error| visitor.fail(error))?;
+    let care = CareView::new(
+        id,
+        incident.closed_at.is_none(),
+        visitor.access.allows(Scope::Write),
+        acknowledged.into_iter().next(),
+    );
+    let notices = list_notices(&api.store, NoticesOf::Incident(id), MAX_NOTICES).await;
+    let notices = notices.map_err(|error| visitor.fail(error))?;
+    let told = tabulate_notices("Who was told", &notices, true).with_behind(Behind {
+        sql: format!(
+            "SELECT notice.* FROM picket.transitions AS event JOIN picket.notices AS notice USING (transition_id)\n\
+             WHERE event.incident_id = {id} ORDER BY transition_id;"
+        ),
+        command: format!("picket incident show {id}"),
+        curl: format!("curl '{}/api/v1/notifications?incident={id}'", api.public_url()),
+    });
     let frame = visitor.frame(format!("Incident {id}"), Section::Incidents);
-    Ok(render_page(&IncidentPage::new(frame, &evidence, &checks, &api.public_url())))
+    Ok(render_page(&IncidentPage::new(frame, &evidence, &checks, care, told, &api.public_url())))
+}
+
+/// Values of the form of an acknowledgement.
+#[derive(Deserialize)]
+pub(crate) struct CareForm {
+    #[serde(default)]
+    note: String,
+}
+
+/// Acknowledges an incident.
+pub(super) async fn acknowledge_incident(
+    visitor: Visitor,
+    State(api): State<Api>,
+    PagePath(id): PagePath<i64>,
+    PageForm(form): PageForm<CareForm>,
+) -> Result<Response, PageError> {
+    visitor.require_scope(Scope::Write)?;
+    let note = Some(form.note.trim()).filter(|note| !note.is_empty());
+    acknowledge(&api, &visitor.access, id, note).await.map_err(|problem| visitor.fail(problem))?;
+    Ok(Redirect::to(&format!("/incidents/{id}")).into_response())
+}
+
+/// Takes an acknowledgement back.
+pub(super) async fn withdraw_acknowledgement(
+    visitor: Visitor,
+    State(api): State<Api>,
+    PagePath(id): PagePath<i64>,
+) -> Result<Response, PageError> {
+    visitor.require_scope(Scope::Write)?;
+    withdraw(&api, &visitor.access, id).await.map_err(|problem| visitor.fail(problem))?;
+    Ok(Redirect::to(&format!("/incidents/{id}")).into_response())
 }
 
 impl VoteRow {
@@ -91,7 +153,14 @@ impl VoteRow {
 }
 
 impl IncidentPage {
-    fn new(frame: Frame, evidence: &IncidentEvidence, checks: &[CheckRow], public_url: &str) -> Self {
+    fn new(
+        frame: Frame,
+        evidence: &IncidentEvidence,
+        checks: &[CheckRow],
+        care: CareView,
+        told: TableView,
+        public_url: &str,
+    ) -> Self {
         let incident = &evidence.incident;
         let (id, closed) = (incident.incident_id, incident.closed_at);
         let duration = format_seconds(incident.seconds);
@@ -129,6 +198,8 @@ impl IncidentPage {
             regions: incident.regions.join(", "),
             votes: evidence.votes.iter().map(VoteRow::new).collect(),
             checks: checks.iter().map(|check| CheckItem::new(incident.site_id, check)).collect(),
+            care,
+            told,
             behind: Behind {
                 sql: format!("SELECT * FROM report.incidents WHERE incident_id = {id};"),
                 command: "picket report incidents".to_owned(),

@@ -5,7 +5,7 @@ use picket_proto::Timestamp;
 
 use super::{
     frame::Frame,
-    parts::{Behind, StatusMark, TimeMark},
+    parts::{Behind, Pager, StatusMark, TimeMark},
 };
 
 /// Maximum rows of a table on a page.
@@ -116,6 +116,26 @@ pub(crate) struct FormView {
     pub(crate) button: &'static str,
 }
 
+/// A link among the pages of notifications.
+pub(crate) struct Tab {
+    pub(crate) path: &'static str,
+    pub(crate) name: &'static str,
+    pub(crate) is_current: bool,
+}
+
+impl Tab {
+    /// The links, of which that to `current` is marked.
+    pub(crate) fn list(current: &str) -> Vec<Self> {
+        const TABS: [(&str, &str); 4] = [
+            ("/notifications", "Delivery log"),
+            ("/channels", "Channels"),
+            ("/routes", "Routes"),
+            ("/silences", "Silences"),
+        ];
+        TABS.map(|(path, name)| Self { path, name, is_current: path == current }).into()
+    }
+}
+
 /// See the module documentation.
 #[derive(Template)]
 #[template(path = "list.html")]
@@ -123,9 +143,13 @@ pub(crate) struct ListPage {
     pub(crate) frame: Frame,
     pub(crate) headline: String,
     pub(crate) subline: String,
+    /// Links to pages of the same kind.
+    pub(crate) tabs: Vec<Tab>,
     pub(crate) notice: Option<String>,
     pub(crate) forms: Vec<FormView>,
     pub(crate) tables: Vec<TableView>,
+    /// Links to the neighbouring pages of the last table.
+    pub(crate) pager: Option<Pager>,
 }
 
 impl ListPage {
@@ -134,9 +158,11 @@ impl ListPage {
             frame,
             headline: headline.into(),
             subline: subline.into(),
+            tabs: Vec::new(),
             notice: None,
             forms: Vec::new(),
             tables: Vec::new(),
+            pager: None,
         }
     }
 }

@@ -111,7 +111,7 @@ impl WindowForm {
 }
 
 /// A time as RFC 3339 without seconds at least, or `+2h` from now; empty for none.
-fn parse_moment(
+pub(super) fn parse_moment(
     field: &'static str,
     text: &str,
     now: Timestamp,

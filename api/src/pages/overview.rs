@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use askama::Template;
 use axum::response::Response;
-use picket_proto::SiteId;
+use picket_proto::{SiteId, Timestamp, duration::describe_duration};
 use picket_runtime::clock;
 use picket_store::{
+    channels::{Channel, list_channels},
     incident_pages::{self, EpisodeFilter, ListedIncident},
     ledger::LedgerRow,
+    notifications::count_notifiers,
     regions::{self, RegionOverview},
     site_counts::{self, StateCounts},
     site_list::{self, Direction, SiteFilter, SiteSort, SiteState, SiteSummary},
@@ -95,6 +97,8 @@ pub(crate) struct OverviewPage {
     pub(crate) regions: Vec<RegionRow>,
     pub(crate) incidents: Vec<IncidentItem>,
     pub(crate) moment: MomentBar,
+    /// What is wrong with notifications, if anything is.
+    pub(crate) notifications: Option<String>,
     pub(crate) behind: Behind,
 }
 
@@ -120,7 +124,18 @@ pub(super) async fn render_overview(
     let data = read_overview(visitor, api).await.map_err(|error| visitor.fail(error))?;
     let frame = visitor.frame("Overview", Section::Overview);
     let may_write = visitor.access.allows(Scope::Write);
-    Ok(render_page(&OverviewPage::new(frame, &data, moment, may_write, api.public_url())))
+    let mut page = OverviewPage::new(frame, &data, moment, may_write, api.public_url());
+    // Channels concern all sites.
+    if visitor.access.tag_limit().is_none() {
+        let channels = list_channels(&api.store).await.map_err(|error| visitor.fail(error))?;
+        let waiting: i64 = channels.iter().map(|channel| channel.state.waiting).sum();
+        let notifiers = match waiting {
+            0 => 1,
+            _ => count_notifiers(&api.store).await.map_err(|error| visitor.fail(error))?,
+        };
+        page.notifications = describe_notifications(&channels, notifiers, clock::wall_clock_now());
+    }
+    Ok(render_page(&page))
 }
 
 async fn read_overview(visitor: &Visitor, api: &Api) -> Result<OverviewData, picket_store::Error> {
@@ -153,6 +168,34 @@ async fn read_overview(visitor: &Visitor, api: &Api) -> Result<OverviewData, pic
             Some(_) => None,
         },
     })
+}
+
+/// What is wrong with notifications, in words: channels that fail, and events that wait for long.
+fn describe_notifications(channels: &[Channel], notifiers: i64, now: Timestamp) -> Option<String> {
+    /// A message collects events, and a failed attempt is repeated, without a word here.
+    const LONG_WAIT: Duration = Duration::from_secs(120);
+    let failing: Vec<&str> = channels
+        .iter()
+        .filter(|channel| matches!(channel.state_word(), "failing" | "problem"))
+        .map(|channel| channel.name.as_str())
+        .collect();
+    let waiting: i64 = channels.iter().map(|channel| channel.state.waiting).sum();
+    let oldest = channels.iter().filter_map(|channel| channel.state.oldest_waiting_at).min();
+    let since = oldest.map(|oldest| now.saturating_duration_since(oldest.0)).unwrap_or_default();
+    let failing = (!failing.is_empty()).then(|| match failing.len() {
+        1 => format!("Channel {} does not deliver.", failing[0]),
+        _ => format!("Channels {} do not deliver.", failing.join(", ")),
+    });
+    let waiting = (since > LONG_WAIT).then(|| {
+        let reason = if notifiers == 0 { "; no notifier runs" } else { "" };
+        format!(
+            "{} wait to be told, the oldest for {}{reason}.",
+            count_nouns(waiting, "event"),
+            describe_duration(since)
+        )
+    });
+    let parts: Vec<String> = [failing, waiting].into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join(" "))
 }
 
 /// A number with its noun, in the plural unless it is one.
@@ -206,6 +249,7 @@ impl OverviewPage {
             },
             frame,
             moment,
+            notifications: None,
             may_write,
             public_url,
         }

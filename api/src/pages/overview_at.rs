@@ -155,6 +155,7 @@ impl PastOverview {
                 .collect(),
             incidents: self.incidents.iter().map(IncidentItem::new).collect(),
             moment,
+            notifications: None,
             behind: Behind {
                 sql: format!(
                     "SELECT site, opened_at, closed_at, cause, regions FROM report.incidents\n\

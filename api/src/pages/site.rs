@@ -8,6 +8,7 @@ use picket_proto::{RegionName, Timestamp, Warning};
 use picket_runtime::clock;
 use picket_store::{
     incident_pages::ListedWarning,
+    routes::{ReachFilter, list_reach},
     site_history::HistoryColumn,
     site_list::{SiteState, SiteSummary},
     sites::SiteVersion,
@@ -26,6 +27,7 @@ use super::{
     parts::{
         Behind, Figure, Pager, StatusMark, TagLink, TimeMark, format_count, format_percent, format_seconds,
     },
+    recipients::RecipientsView,
     render_page,
     site_at::{cut_days, describe_past_state, list_past_uptimes},
     site_certificate::CertificateView,
@@ -94,6 +96,8 @@ pub(crate) struct SitePage {
     pub(crate) incidents: Vec<IncidentItem>,
     pub(crate) warnings: Vec<WarningItem>,
     pub(crate) facts: Vec<(&'static str, String)>,
+    /// Absent for a past moment.
+    pub(crate) told: Option<RecipientsView>,
     pub(crate) checks: Vec<CheckItem>,
     pub(crate) pager: Pager,
     pub(crate) checks_behind: Behind,
@@ -137,7 +141,13 @@ pub(super) async fn show_site(
     let moment = MomentBar { path: format!("/sites/{id}"), at, now };
     let frame = visitor.frame(data.summary.site.clone(), Section::Sites);
     let may_write = visitor.access.allows(Scope::Write);
-    Ok(render_page(&SitePage::new(frame, &data, &query, moment, may_write, &api.public_url())))
+    let mut page = SitePage::new(frame, &data, &query, moment, may_write, &api.public_url());
+    if at.is_none() {
+        let filter = ReachFilter { ids: Some(&[id]), ..ReachFilter::default() };
+        let reach = list_reach(&api.store, filter).await.map_err(|error| visitor.fail(error))?;
+        page.told = reach.first().map(|reach| RecipientsView::new(reach, may_write, &api.public_url()));
+    }
+    Ok(render_page(&page))
 }
 
 fn list_uptimes(site: &SiteSummary) -> Vec<FigureItem> {
@@ -317,6 +327,7 @@ impl SitePage {
                 })
                 .collect(),
             facts: list_facts(site),
+            told: None,
             checks: data.checks.iter().map(|check| CheckItem::new(id, check)).collect(),
             pager: Pager {
                 shown: format!("{} checks", data.checks.len()),

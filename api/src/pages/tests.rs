@@ -2,16 +2,17 @@
 
 use picket_harness::markup::{Element, parse_markup};
 use picket_proto::{Cause, Outcome, Timestamp, Timing};
-use picket_store::sites::SiteVersion;
+use picket_store::{routes::SiteReach, sites::SiteVersion};
 
 use super::{
     check::CheckPage,
     first_answers::FirstAnswer,
     frame::{Frame, Section, Theme},
-    list_page::{Cell, FormField, FormView, ListPage, TableView},
+    list_page::{Cell, FormField, FormView, ListPage, Tab, TableView},
     moment::MomentBar,
     overview::{FigureItem, IncidentItem, MatrixCell, OverviewPage, RegionRow, TroubleRow},
     parts::{Behind, Figure, Pager, StatusMark, TagLink, TimeMark},
+    recipients::RecipientsView,
     site::{SitePage, WarningItem},
     site_certificate::{CertificateItem, CertificateView},
     site_edits::EditItem,
@@ -112,6 +113,7 @@ fn overview_page(is_empty: bool) -> OverviewPage {
         }],
         incidents: vec![incident()],
         moment: moment("/", is_empty),
+        notifications: Some(text()),
         behind: behind(),
     }
 }
@@ -221,6 +223,17 @@ fn site_page() -> SitePage {
         incidents: vec![incident()],
         warnings: vec![WarningItem { status: StatusMark::Warning, text: text(), since: TimeMark(now()) }],
         facts: vec![("Interval", text())],
+        told: Some(RecipientsView::new(
+            &SiteReach {
+                site_id: 7,
+                site: text(),
+                routes: vec![text()],
+                channels: vec![text()],
+                escalation_channels: vec![text()],
+            },
+            true,
+            "http://127.0.0.1",
+        )),
         checks: vec![check_item(StatusMark::Down)],
         pager: Pager::default(),
         checks_behind: behind(),
@@ -255,6 +268,8 @@ fn check_page() -> CheckPage {
 fn list_page() -> ListPage {
     let mut page = ListPage::new(frame(Section::Maintenance), text(), text());
     page.notice = Some(text());
+    page.tabs = Tab::list("/channels");
+    page.pager = Some(Pager { shown: text(), first: Some("/notifications".to_owned()), next: None });
     page.forms.push(FormView {
         name: "Filter",
         prefix: "filter",

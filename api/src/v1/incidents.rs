@@ -9,14 +9,18 @@ use http::Uri;
 use picket_proto::{RegionName, SiteId, Timestamp};
 use picket_store::{
     DbTimestamp,
+    acknowledgements::list_acknowledgements,
     incident_pages::{self, EpisodeFilter, IncidentEvidence, ListedIncident, RegionVote},
+    notifications::{ListedNotice, NoticesOf, list_notices},
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
+    acknowledgements::Acknowledgement,
     api_row::api_row,
+    notifications::{MAX_NOTICES, Notice},
     paging::{Page, PageRequest},
     sites::find_site,
 };
@@ -110,10 +114,18 @@ struct IncidentDetail {
     /// What each region reported from the first failure to the opening, of the last hour before it. Results are
     /// kept for `retention_days`, so that old incidents have no votes.
     votes: Vec<Vote>,
+    /// Who takes care of the incident; null while nobody has acknowledged it.
+    acknowledgement: Option<Acknowledgement>,
+    /// Which channels were told of it, or are to be told, and what came of it; at most 500, the oldest first.
+    notices: Vec<Notice>,
 }
 
-impl From<IncidentEvidence> for IncidentDetail {
-    fn from(evidence: IncidentEvidence) -> Self {
+impl IncidentDetail {
+    fn new(
+        evidence: IncidentEvidence,
+        acknowledgement: Option<Acknowledgement>,
+        notices: Vec<ListedNotice>,
+    ) -> Self {
         let first = Timestamp::from(evidence.incident.first_failure_at);
         let seconds_since_first = |at: Timestamp| at.saturating_duration_since(first).as_secs_f64();
         Self {
@@ -124,6 +136,8 @@ impl From<IncidentEvidence> for IncidentDetail {
             unwatched: evidence.unwatched,
             confirmation_rounds: evidence.confirmation_rounds,
             votes: evidence.votes.into_iter().map(Vote::from).collect(),
+            acknowledgement,
+            notices: notices.into_iter().map(Notice::from).collect(),
         }
     }
 }
@@ -233,7 +247,7 @@ async fn respond_with_page(
     Ok(page.into_response(uri))
 }
 
-/// Reads an incident with each region's votes, its confirmations, and the delay of the decision.
+/// Reads an incident with each region's votes, its confirmations, the delay of the decision, and who was told.
 #[utoipa::path(
     get, path = "/incidents/{id}", tag = "incidents", security(("token" = ["read"])),
     params(("id" = i64, Path, description = "Id of the incident")),
@@ -249,7 +263,11 @@ async fn read_incident(
     ApiPath(id): ApiPath<i64>,
 ) -> Result<Json<IncidentDetail>, Problem> {
     match incident_pages::read_incident(&api.store, id, access.tag_limit()).await? {
-        Some(evidence) => Ok(Json(evidence.into())),
+        Some(evidence) => {
+            let acknowledged = list_acknowledgements(&api.store, &[id]).await?.pop();
+            let notices = list_notices(&api.store, NoticesOf::Incident(id), MAX_NOTICES).await?;
+            Ok(Json(IncidentDetail::new(evidence, acknowledged.map(Acknowledgement::from), notices)))
+        }
         None => Err(Problem::new(ProblemKind::NotFound, format!("there is no incident {id}"))),
     }
 }

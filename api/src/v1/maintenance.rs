@@ -18,6 +18,7 @@ use super::{
     paging::{Page, PageRequest},
     preconditions::{WRITE_ATTEMPTS, build_etag, check_if_match},
     sites::find_site,
+    tag_limit::require_tag,
 };
 use crate::{
     access::{Access, Reader, Writer},
@@ -305,15 +306,7 @@ async fn resolve_target(
         (Some(site), None) => {
             Ok(MaintenanceTarget::Site(find_site(api, access, SiteId(site)).await?.site.id))
         }
-        (None, Some(tag)) => match access.tag_limit() {
-            Some(limit) if !limit.contains(&tag) => {
-                let allowed = format!("{}, to which the token is limited", limit.join(", "));
-                let error = ValidationError::new("tag", tag, allowed);
-                Err(Problem::new(ProblemKind::Forbidden, error.to_string())
-                    .with_field_error("/tag".to_owned(), error.to_string()))
-            }
-            _ => Ok(MaintenanceTarget::Tag(tag)),
-        },
+        (None, Some(tag)) => require_tag(access, "/tag", tag).map(MaintenanceTarget::Tag),
         (Some(_), Some(tag)) => {
             let error = ValidationError::new("tag", tag, "either site_id or tag, not both");
             Err(Problem::invalid_field("/tag", &error))

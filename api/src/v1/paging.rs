@@ -1,5 +1,7 @@
 //! Pages of lists. A page continues behind the key of its last item, so that items added meanwhile move no item.
 
+use std::{fmt::Display, str::FromStr};
+
 use axum::{
     Json,
     response::{IntoResponse, Response},
@@ -23,16 +25,16 @@ pub(super) struct Page<T> {
 }
 
 /// Position in a list that is ordered by a time and an id.
-pub(super) type ListKey = (Timestamp, i64);
+pub(super) type ListKey<Id> = (Timestamp, Id);
 
 /// The requested page.
-pub(super) struct PageRequest {
+pub(super) struct PageRequest<Id> {
     limit: usize,
     /// The last item of the page before.
-    pub(super) after: Option<ListKey>,
+    pub(super) after: Option<ListKey<Id>>,
 }
 
-impl PageRequest {
+impl<Id: Display + FromStr> PageRequest<Id> {
     /// # Errors
     /// If the cursor is not one of this API.
     pub(super) fn new(limit: PageLimit, cursor: Option<&str>) -> Result<Self, Problem> {
@@ -49,7 +51,7 @@ impl PageRequest {
     pub(super) fn build_page<R, T>(
         &self,
         mut rows: Vec<R>,
-        key: impl Fn(&R) -> ListKey,
+        key: impl Fn(&R) -> ListKey<Id>,
         convert: impl Fn(R) -> T,
     ) -> Page<T> {
         let has_more = rows.len() > self.limit;
@@ -71,7 +73,7 @@ pub(super) fn refuse_query(error: picket_store::Error) -> Problem {
     }
 }
 
-fn parse_cursor(text: &str) -> Result<ListKey, Problem> {
+fn parse_cursor<Id: FromStr>(text: &str) -> Result<ListKey<Id>, Problem> {
     let parse = || {
         let (at, id) = text.split_once('.')?;
         Some((Timestamp::from_micros(at.parse().ok()?), id.parse().ok()?))
@@ -118,7 +120,7 @@ mod tests {
     #[test]
     fn a_cursor_of_no_page_is_refused() {
         for bad in ["", "5", "a.b", "5.", "5.6.7"] {
-            let refusal = PageRequest::new(PageLimit(1), Some(bad)).map(drop).unwrap_err();
+            let refusal = PageRequest::<i64>::new(PageLimit(1), Some(bad)).map(drop).unwrap_err();
             assert!(refusal.detail().contains("next_cursor"), "{}", refusal.detail());
         }
     }

@@ -147,8 +147,8 @@ pub(super) fn build_pointer(base: &str, field: &str) -> String {
     pointer
 }
 
-/// The problem of a site that cannot be used.
-pub(super) fn invalid_site(error: &ValidationError) -> Problem {
+/// The problem of a definition that cannot be used.
+pub(super) fn invalid_definition(error: &ValidationError) -> Problem {
     Problem::invalid_field(build_pointer("", &error.field), error)
 }
 

@@ -23,7 +23,7 @@ use utoipa_axum::{
 
 use super::{
     preconditions::{WRITE_ATTEMPTS, build_etag, check_if_match, is_not_modified},
-    site_body::{Site, SiteFields, invalid_site, merge_patch},
+    site_body::{Site, SiteFields, invalid_definition, merge_patch},
     site_secrets::{adopt_stored_names, keep_hidden_values},
     tag_limit::{check_removal, check_tags, read_stored_tags},
 };
@@ -68,9 +68,9 @@ async fn create_site(
     State(api): State<Api>,
     ApiJson(body): ApiJson<Value>,
 ) -> Result<Response, Problem> {
-    let mut spec = SiteSpec::decode(&body).map_err(|error| invalid_site(&error))?;
+    let mut spec = SiteSpec::decode(&body).map_err(|error| invalid_definition(&error))?;
     check_tags(&access, &spec.tags, &[], "")?;
-    keep_hidden_values(&mut spec, None).map_err(|error| invalid_site(&error))?;
+    keep_hidden_values(&mut spec, None).map_err(|error| invalid_definition(&error))?;
     let spec = validate_site(&api, &access, spec).await?;
     let id = match sites::insert_site(&api.store, &spec).await {
         Ok(id) => id,
@@ -250,10 +250,10 @@ async fn write_site(
     for _ in 0..WRITE_ATTEMPTS {
         let found = find_site(api, access, id).await?;
         check_if_match(headers, &build_etag(found.version))?;
-        let mut spec = SiteSpec::decode(&define(&found)?).map_err(|error| invalid_site(&error))?;
+        let mut spec = SiteSpec::decode(&define(&found)?).map_err(|error| invalid_definition(&error))?;
         let stored = found.site.spec.as_ref();
         check_tags(access, &spec.tags, read_stored_tags(access, id, stored)?, "")?;
-        keep_hidden_values(&mut spec, stored.ok()).map_err(|error| invalid_site(&error))?;
+        keep_hidden_values(&mut spec, stored.ok()).map_err(|error| invalid_definition(&error))?;
         let spec = validate_site(api, access, spec).await?;
         if found.site.spec.as_ref().is_ok_and(|stored| *stored == spec) {
             return Ok(respond_with_site(&found, access));
@@ -274,7 +274,7 @@ async fn validate_site(api: &Api, access: &Access, spec: SiteSpec) -> Result<Sit
     let intervals = api.settings.current().intervals;
     let validate = move || spec.validate(intervals).map(|()| spec);
     let validation = api.validations.run_blocking_for(access, validate);
-    validation.await?.map_err(|error| invalid_site(&error))
+    validation.await?.map_err(|error| invalid_definition(&error))
 }
 
 /// Finds a site that the sender may see.

@@ -95,6 +95,22 @@ pub(super) fn require_own_tag(access: &Access, tags: &[String], pointer: &str) -
     Err(refuse_tags(&tags.join(","), &allowed, pointer))
 }
 
+/// A tag whose sites the sender may see all of.
+///
+/// # Errors
+/// If the sender is limited to other tags; `pointer` leads to the field.
+pub(crate) fn require_tag(access: &Access, pointer: &str, tag: String) -> Result<String, Problem> {
+    match access.tag_limit() {
+        Some(limit) if !limit.contains(&tag) => {
+            let allowed = format!("{}, to which the token is limited", limit.join(", "));
+            let error = ValidationError::new("tag", tag, allowed);
+            Err(Problem::new(ProblemKind::Forbidden, error.to_string())
+                .with_field_error(pointer.to_owned(), error.to_string()))
+        }
+        _ => Ok(tag),
+    }
+}
+
 fn refuse_tags(value: &str, allowed: &str, pointer: &str) -> Problem {
     let error = ValidationError::new("tags", value, allowed);
     Problem::new(ProblemKind::Forbidden, error.to_string())

@@ -5,6 +5,7 @@ mod access;
 mod definition;
 mod faults;
 mod history;
+mod notifications;
 mod openapi;
 mod operations;
 mod page_scopes;

@@ -7,7 +7,7 @@ use picket_store::api_tokens::Scope;
 use reqwest::{Method, StatusCode};
 
 use crate::{
-    scopes::{FOREIGN_HOST, read_state},
+    scopes::{FOREIGN_HOST, MESSAGE, add_notifications, read_state},
     support::{TestApi, send},
 };
 
@@ -15,7 +15,7 @@ use crate::{
 struct PageRoute {
     method: Method,
     route: &'static str,
-    /// Address, with `SITE` for the site of another tag.
+    /// Address, with `SITE` for the site of another tag and `MESSAGE` for a notification about it.
     address: &'static str,
     form: &'static str,
     /// The scopes that the sender needs all of; none for a route for everybody.
@@ -30,21 +30,40 @@ fn list_routes() -> Vec<PageRoute> {
     vec![
         get("/", "/", &[Read]),
         get("/api", "/api", &[]),
+        get("/channels", "/channels", &[Read]),
+        post("/channels", "/channels", "name=a&kind=x", &[Read, Admin]),
+        get("/channels/{name}", "/channels/unknown", &[Read]),
+        post("/channels/{name}", "/channels/unknown", "kind=x", &[Read, Admin]),
+        post("/channels/{name}/test", "/channels/missing/test", "", &[Read, Write]),
+        post("/channels/{name}/{action}", "/channels/unknown/pause", "", &[Read, Admin]),
         get("/check", "/check", &[Read]),
         // A refused URL, since nothing here answers a check.
         post("/check", "/check", "url=x", &[Read, Check]),
         get("/checks/{site}/{region}/{due}", "/checks/SITE/eu/2026-11-20T12:00:00Z", &[Read]),
         get("/incidents", "/incidents", &[Read]),
         get("/incidents/{id}", "/incidents/999999", &[Read]),
+        post("/incidents/{id}/acknowledge", "/incidents/1/acknowledge", "", &[Read, Write]),
+        post("/incidents/{id}/withdraw", "/incidents/1/withdraw", "", &[Read, Write]),
         get("/ledger", "/ledger", &[Read]),
         get("/live", "/live", &[Read]),
         get("/maintenance", "/maintenance", &[Read]),
         post("/maintenance", "/maintenance", "site=SITE", &[Read, Write]),
         post("/maintenance/{id}/remove", "/maintenance/999999/remove", "", &[Read, Write]),
+        get("/notifications", "/notifications", &[Read]),
+        get("/notifications/{id}", "/notifications/MESSAGE", &[Read]),
+        post("/notifications/{id}/retry", "/notifications/MESSAGE/retry", "", &[Read, Write]),
         get("/probe", "/probe", &[Check]),
         get("/regions", "/regions", &[Read]),
         get("/reports", "/reports", &[Read]),
+        get("/routes", "/routes?site=SITE", &[Read]),
+        post("/routes", "/routes", "channels=missing", &[Read, Admin]),
+        get("/routes/{name}", "/routes/unknown", &[Read]),
+        post("/routes/{name}", "/routes/unknown", "channels=missing", &[Read, Admin]),
+        post("/routes/{name}/remove", "/routes/unknown/remove", "", &[Read, Admin]),
         get("/settings", "/settings", &[Read]),
+        get("/silences", "/silences", &[Read]),
+        post("/silences", "/silences", "site=SITE&to=%2B2h&reason=x", &[Read, Write]),
+        post("/silences/{id}/end", "/silences/999999/end", "", &[Read, Write]),
         get("/sign-in", "/sign-in", &[]),
         post("/sign-in", "/sign-in", "token=x", &[]),
         get("/sign-in/oidc", "/sign-in/oidc", &[]),
@@ -87,7 +106,7 @@ fn list_built_routes() -> BTreeSet<(String, &'static str)> {
 
 /// Requests the address with a token or without. Returns the status and the text.
 async fn request(api: &TestApi, route: &PageRoute, site: i64, token: Option<&str>) -> (StatusCode, String) {
-    let fill = |text: &str| text.replace("SITE", &site.to_string());
+    let fill = |text: &str| text.replace("SITE", &site.to_string()).replace("MESSAGE", MESSAGE);
     let mut request = api.request(route.method.clone(), &fill(route.address), token);
     if route.method == Method::POST {
         request = request.header("content-type", "application/x-www-form-urlencoded").body(fill(route.form));
@@ -159,6 +178,7 @@ async fn a_token_of_another_tag_sees_and_changes_nothing_of_a_site_on_pages() {
     let api = TestApi::start().await;
     let site = api.add_site(&format!("https://{FOREIGN_HOST}/"), &["foreign"]).await;
     api.add_site("https://own.example/", &["own"]).await;
+    add_notifications(&api, site).await;
     let token = api.create_token(&[Scope::Read, Scope::Write, Scope::Check], Some(&["own"])).await;
     let before = read_state(&api.pool).await;
 

@@ -6,10 +6,15 @@ use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
 
-use crate::support::{REGION, TestApi};
+use crate::{
+    notifications::{fail_notifications, open_incident},
+    support::{REGION, TestApi},
+};
 
 /// Part of the URL of the site that another token may not see.
 pub(crate) const FOREIGN_HOST: &str = "foreign-shop.example";
+/// Number of a notification about that site.
+pub(crate) const MESSAGE: &str = "0193a5d0-0000-7000-8000-000000000007";
 
 /// An operation of the document, with the values of its path.
 #[derive(Debug)]
@@ -54,6 +59,8 @@ fn fill_path(path: &str, operation: &Value, site: i64) -> String {
         let value = match name {
             "site" | "site_id" => site.to_string(),
             "region" => REGION.to_owned(),
+            "id" if path.starts_with("/api/v1/incidents") => "1".to_owned(),
+            "id" if path.starts_with("/api/v1/notifications") => MESSAGE.to_owned(),
             _ if is_number => "999999".to_owned(),
             _ => "unknown".to_owned(),
         };
@@ -83,10 +90,44 @@ async fn perform(api: &TestApi, operation: &Operation, token: Option<&str>) -> (
     (status, if is_stream { String::new() } else { response.text().await.unwrap() })
 }
 
+/// Adds what notifications know of the site: a channel, a route, a silence, an incident and a message.
+pub(crate) async fn add_notifications(api: &TestApi, site: i64) {
+    let channel = "INSERT INTO picket.channels (name, kind, settings) VALUES ('unknown', 'webhook', $1)";
+    let url = format!("https://{FOREIGN_HOST}/hook");
+    sqlx::query(channel).bind(serde_json::json!({ "url": url })).execute(&api.pool).await.unwrap();
+    let route =
+        "INSERT INTO picket.routes (name, site_ids, channels) VALUES ('unknown', ARRAY[$1], '{unknown}')";
+    sqlx::query(route).bind(site).execute(&api.pool).await.unwrap();
+    let silence = "INSERT INTO picket.silences (silence_id, site_id, ends_at, reason) OVERRIDING SYSTEM VALUE
+                   VALUES (999999, $1, now() + interval '1 day', 'known to others only')";
+    sqlx::query(silence).bind(site).execute(&api.pool).await.unwrap();
+    open_incident(api, site).await;
+    fail_notifications(api).await;
+    let sql = "WITH message AS (
+                   INSERT INTO picket.notifications (notification_id, channel, lane, purpose, state, reason, title, ended_at)
+                   SELECT $1::uuid, channel, lane, purpose, state, reason, $2, ended_at FROM picket.notifications
+                   RETURNING notification_id),
+               told AS (UPDATE picket.notices SET notification_id = (SELECT notification_id FROM message))
+               INSERT INTO picket.delivery_attempts (notification_id, number, notifier, epoch, message)
+               SELECT notification_id, 1, 'n', 1, $2 FROM message";
+    sqlx::query(sql).bind(MESSAGE).bind(FOREIGN_HOST).execute(&api.pool).await.unwrap();
+}
+
 /// All that requests of another tag's token must not change.
 pub(crate) async fn read_state(pool: &PgPool) -> Vec<String> {
     let mut state = Vec::new();
-    for table in ["sites", "regions", "maintenance", "settings", "api_tokens"] {
+    for table in [
+        "sites",
+        "regions",
+        "maintenance",
+        "settings",
+        "api_tokens",
+        "channels",
+        "routes",
+        "silences",
+        "acknowledgements",
+        "notifications",
+    ] {
         let sql = format!("SELECT to_jsonb(entry) - 'last_used_at' FROM picket.{table} AS entry ORDER BY 1");
         let rows: Vec<Value> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(pool).await.unwrap();
         state.extend(rows.iter().map(|row| format!("{table}: {row}")));
@@ -135,6 +176,7 @@ async fn a_token_of_another_tag_reads_and_changes_nothing_of_a_site() {
     let api = TestApi::start().await;
     let site = api.add_site(&format!("https://{FOREIGN_HOST}/"), &["foreign"]).await;
     api.add_site("https://own.example/", &["own"]).await;
+    add_notifications(&api, site).await;
     let admin = api.create_admin_token().await;
     let operations = list_operations(&api, &admin, site).await;
     let token = api.create_token(&[Scope::Read, Scope::Write, Scope::Check], Some(&["own"])).await;

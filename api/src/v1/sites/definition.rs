@@ -1,24 +1,35 @@
 //! The whole definition of the sites, applied as `picket apply` does.
 
 mod decode;
+mod notifications;
+mod refusals;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use axum::{Json, extract::State};
 use picket_proto::{
     RegionName, SiteId, ValidationError,
+    notification_plan::NotificationPlan,
     site::{IntervalRange, SiteIdentity, SiteSpec},
     site_plan::{DesiredSites, PruneScope, SitePlan},
 };
 use picket_store::{
-    Error, regions,
+    Error,
+    definitions::{ApplyMode, DefinitionChanges, apply_definitions},
+    regions,
     sites::{self, Site as StoredSite, SiteChanges, SiteVersion, VersionedSite},
 };
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 use utoipa::{IntoParams, ToSchema};
 
-use self::decode::{build_pointer_of_site, decode_definition, refuse_regions, require_own_tags};
+use self::{
+    decode::{build_pointer_of_site, decode_definition, refuse_regions, require_own_tags},
+    notifications::{NamedChanges, plan_notifications},
+};
 use crate::{
     access::{Access, Writer},
     extract::{ApiQuery, JsonText, parse_json},
@@ -55,6 +66,12 @@ pub(super) struct Definition {
     regions: Option<Vec<String>>,
     /// The wanted sites.
     sites: Vec<SiteFields>,
+    /// Channels by name, each with its settings beside the other fields; left alone if absent. The scope `admin` is needed.
+    #[schema(value_type = Option<BTreeMap<String, Object>>)]
+    channels: Option<BTreeMap<String, serde_json::Value>>,
+    /// Routes in their order; left alone if absent. The scope `admin` is needed.
+    #[schema(value_type = Option<Vec<Object>>)]
+    routes: Option<Vec<serde_json::Value>>,
 }
 
 /// Changes that a definition makes, or would make.
@@ -76,6 +93,12 @@ pub(super) struct AppliedDefinition {
     kept_shared: Vec<KeptSite>,
     /// Number of sites that are as wanted.
     unchanged: usize,
+    /// Changes to channels.
+    channels: NamedChanges,
+    /// Changes to routes.
+    routes: NamedChanges,
+    /// Number of sites without a channel after the changes; null for a definition without channels and routes.
+    unreached: Option<i64>,
 }
 
 /// An added site.
@@ -157,25 +180,35 @@ pub(super) async fn apply_definition(
         require_own_tags(&sender, &body)?;
         decode_definition(&body, intervals)
     };
-    let wanted = Arc::new(api.validations.run_blocking_for(&access, decode).await??);
-    let mut attempts = 0..WRITE_ATTEMPTS;
+    let (wanted, notifications) = api.validations.run_blocking_for(&access, decode).await??;
+    let has_notifications = notifications.channels.is_some() || notifications.routes.is_some();
+    let (wanted, mut attempts) = (Arc::new(wanted), 0..WRITE_ATTEMPTS);
     loop {
         let planning = plan_changes(api.clone(), access.clone(), wanted.clone(), query.prune);
         let (plan, kept, changes) = api.validations.run_for(&access, planning).await??;
-        if query.dry_run {
-            return Ok(Json(AppliedDefinition::new(plan, kept, None)));
+        let told = plan_notifications(&api, &access, &notifications, query.prune).await?;
+        let mode = if query.dry_run { ApplyMode::DryRun } else { ApplyMode::Commit };
+        // Without channels and routes a dry run writes nothing that is undone.
+        if query.dry_run && !has_notifications {
+            return Ok(Json(AppliedDefinition::new(plan, kept, &told, None, None)));
         }
+        let changes = DefinitionChanges { sites: changes, notifications: told };
         // A site that another client changed meanwhile may need another change, or none.
-        match sites::apply_changes(&api.store, &changes).await {
+        match apply_definitions(&api.store, &changes, mode).await {
             Err(Error::SiteChanged(_)) if attempts.next().is_some() => {}
             Err(Error::SiteChanged(_)) => {
                 let detail = "other clients keep changing these sites; nothing was changed";
                 return Err(Problem::new(ProblemKind::Conflict, detail));
             }
-            added => {
-                let added = added?;
-                request_first_checks(&api, &access, added.iter().copied().zip(&plan.add));
-                return Ok(Json(AppliedDefinition::new(plan, kept, Some(added))));
+            applied => {
+                let applied = applied?;
+                let unreached = has_notifications.then_some(applied.reach.unreached);
+                let added = (!query.dry_run).then_some(applied.added_sites);
+                if let Some(added) = &added {
+                    request_first_checks(&api, &access, added.iter().copied().zip(&plan.add));
+                }
+                let changes = &changes.notifications;
+                return Ok(Json(AppliedDefinition::new(plan, kept, changes, added, unreached)));
             }
         }
     }
@@ -295,7 +328,13 @@ fn check_tags_of_plan(access: &Access, wanted: &DesiredSites, plan: &SitePlan) -
 
 impl AppliedDefinition {
     /// The changes of a plan; `added` has the ids of the added sites, unless nothing was changed.
-    fn new(plan: SitePlan, kept_shared: Vec<KeptSite>, added: Option<Vec<SiteId>>) -> Self {
+    fn new(
+        plan: SitePlan,
+        kept_shared: Vec<KeptSite>,
+        notifications: &NotificationPlan,
+        added: Option<Vec<SiteId>>,
+        unreached: Option<i64>,
+    ) -> Self {
         let ids = added.as_ref();
         let add = plan.add.into_iter().enumerate().map(|(position, spec)| AddedSite {
             id: ids.and_then(|ids| ids.get(position).copied()),
@@ -318,6 +357,9 @@ impl AppliedDefinition {
             removed: plan.remove.into_iter().map(|(id, url)| RemovedSite { id, url }).collect(),
             kept_shared,
             unchanged: plan.unchanged,
+            channels: NamedChanges::from(&notifications.channels),
+            routes: NamedChanges::from(&notifications.routes),
+            unreached,
         }
     }
 }

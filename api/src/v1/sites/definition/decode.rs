@@ -8,6 +8,7 @@ use std::{
 use picket_proto::{
     RegionName, ValidationError,
     nested_object::HIDDEN_VALUE,
+    notification_plan::DesiredNotifications,
     site::{IntervalRange, SiteIdentity, SiteSpec},
     site_plan::DesiredSites,
     suggestion::describe_known_names,
@@ -16,6 +17,7 @@ use picket_proto::{
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::{notifications::decode_notifications, refusals::Refusals};
 use crate::{
     access::Access,
     problem::{Problem, ProblemKind},
@@ -24,41 +26,6 @@ use crate::{
 
 /// Maximum time to validate a definition.
 const MAX_VALIDATION_TIME: Duration = Duration::from_secs(20);
-
-/// Errors of single values, of which a response has a limited number.
-#[derive(Default)]
-struct Refusals {
-    errors: Vec<(String, String)>,
-    count: usize,
-}
-
-impl Refusals {
-    const MAX_LISTED: usize = 100;
-
-    fn add(&mut self, pointer: String, detail: impl ToString) {
-        self.count += 1;
-        if self.errors.len() < Self::MAX_LISTED {
-            self.errors.push((pointer, detail.to_string()));
-        }
-    }
-
-    fn into_result(self) -> Result<(), Problem> {
-        let detail = match (self.count, self.errors.first()) {
-            (0, _) | (_, None) => return Ok(()),
-            (1, Some((_, detail))) => detail.clone(),
-            (count, Some((pointer, detail))) => {
-                format!(
-                    "{count} values are not allowed, and nothing was changed; the first is {pointer}: {detail}"
-                )
-            }
-        };
-        let problem = Problem::new(ProblemKind::Invalid, detail);
-        Err(self
-            .errors
-            .into_iter()
-            .fold(problem, |problem, (pointer, detail)| problem.with_field_error(pointer, detail)))
-    }
-}
 
 /// Requires that each site has a tag of the sender's limit, before anything of the sites is validated.
 pub(super) fn require_own_tags(access: &Access, body: &Value) -> Result<(), Problem> {
@@ -74,8 +41,11 @@ pub(super) fn require_own_tags(access: &Access, body: &Value) -> Result<(), Prob
 }
 
 /// Decodes and validates a whole definition, and names every error.
-pub(super) fn decode_definition(body: &Value, intervals: IntervalRange) -> Result<DesiredSites, Problem> {
-    const FIELDS: [&str; 2] = ["regions", "sites"];
+pub(super) fn decode_definition(
+    body: &Value,
+    intervals: IntervalRange,
+) -> Result<(DesiredSites, DesiredNotifications), Problem> {
+    const FIELDS: [&str; 4] = ["channels", "regions", "routes", "sites"];
     let mut refusals = Refusals::default();
     let Value::Object(fields) = body else {
         refusals.add(
@@ -83,7 +53,7 @@ pub(super) fn decode_definition(body: &Value, intervals: IntervalRange) -> Resul
             "an object such as {\"sites\": [{\"url\": \"https://example.com\"}]} is needed",
         );
         refusals.into_result()?;
-        return Ok(DesiredSites::default());
+        return Ok(Default::default());
     };
     for name in fields.keys().filter(|name| !FIELDS.contains(&name.as_str())) {
         let shown = sanitize_text(name, 64);
@@ -110,8 +80,9 @@ pub(super) fn decode_definition(body: &Value, intervals: IntervalRange) -> Resul
         Some(Value::Array(entries)) => decode_sites(entries, intervals, &mut wanted, &mut refusals),
         _ => refusals.add("/sites".to_owned(), "a list of sites is needed here"),
     }
+    let notifications = decode_notifications(fields, &mut refusals);
     refusals.into_result()?;
-    Ok(wanted)
+    Ok((wanted, notifications))
 }
 
 fn decode_sites(
@@ -220,6 +191,8 @@ mod tests {
         for body in [json!({}), json!({"sites": null}), json!([]), json!({"sites": {}})] {
             assert!(decode_definition(&body, IntervalRange::default()).is_err(), "{body}");
         }
-        assert!(decode_definition(&json!({"sites": []}), IntervalRange::default()).unwrap().sites.is_empty());
+        assert!(
+            decode_definition(&json!({"sites": []}), IntervalRange::default()).unwrap().0.sites.is_empty()
+        );
     }
 }

@@ -1,0 +1,85 @@
+//! What the API and the pages have in common about notification channels: the check of their settings, and tests.
+
+use std::time::Duration;
+
+use picket_notifier::channel::ChannelSettings;
+use picket_proto::{ValidationError, channel_definition::ChannelDefinition};
+use picket_store::{
+    channel_tests::{self, TestProgress, TestRequest},
+    channels,
+    notifications::count_notifiers,
+};
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+use crate::{
+    problem::{Problem, ProblemKind},
+    state::Api,
+};
+
+/// Maximum wait for the end of a test, shorter than the time after which the server gives up a request.
+pub(crate) const MAX_TEST_WAIT: Duration = Duration::from_secs(28);
+
+/// Validates a channel, its settings by its kind, with the code of the notifiers.
+///
+/// # Errors
+/// Names the wrong field, and repeats no possible secret.
+pub(crate) fn validate_channel(channel: &ChannelDefinition) -> Result<(), ValidationError> {
+    channel.validate()?;
+    ChannelSettings::parse(channel.kind, &Value::Object(channel.settings.clone())).map(drop)
+}
+
+/// The problem of a name that no channel has.
+pub(crate) fn describe_missing_channel(name: &str) -> Problem {
+    let name = picket_proto::validation::sanitize_text(name, 64);
+    Problem::new(ProblemKind::NotFound, format!("there is no channel '{name}'"))
+}
+
+/// Sends a test message through a channel, paused or not, and waits for the end of its attempt.
+///
+/// # Errors
+/// If there is no such channel, no notifier runs, or too many tests of the channel wait.
+pub(crate) async fn send_test(api: &Api, name: &str) -> Result<(Uuid, TestProgress), Problem> {
+    if channels::find_channel(&api.store, name).await?.is_none() {
+        return Err(describe_missing_channel(name));
+    }
+    if count_notifiers(&api.store).await? == 0 {
+        let detail = "no notifier runs, so nothing is sent; start picket-notifier, or 'picket up'";
+        return Err(Problem::new(ProblemKind::NotifierUnavailable, detail).with_retry_after(30));
+    }
+    let id = match channel_tests::request_test(&api.store, name).await? {
+        TestRequest::Requested(id) => id,
+        TestRequest::UnknownChannel => return Err(describe_missing_channel(name)),
+        TestRequest::Busy => {
+            let detail = format!("five tests of channel '{name}' wait already; try again when one has ended");
+            return Err(Problem::new(ProblemKind::Conflict, detail));
+        }
+    };
+    let mut progress = wait_for_end(api, id).await?;
+    // A test is worth one attempt: nobody waits for a later one.
+    if progress.is_over() && progress.state == "waiting" {
+        channel_tests::cancel_test(&api.store, id).await?;
+    }
+    // Without an attempt, the channel itself has the reason.
+    if progress.is_over()
+        && progress.outcome.is_none()
+        && let Some(channel) = channels::find_channel(&api.store, name).await?
+    {
+        progress.message = channel.problem();
+    }
+    Ok((id, progress))
+}
+
+async fn wait_for_end(api: &Api, id: Uuid) -> Result<TestProgress, Problem> {
+    const POLL_INTERVAL: Duration = Duration::from_millis(200);
+    let started_at = Instant::now();
+    loop {
+        let progress = channel_tests::read_test(&api.store, id).await?;
+        let is_waiting = !progress.is_over() && started_at.elapsed() < MAX_TEST_WAIT;
+        if !is_waiting || api.stopping.is_cancelled() {
+            return Ok(progress);
+        }
+        sleep(POLL_INTERVAL).await;
+    }
+}
