@@ -73,7 +73,7 @@ async fn n17_an_event_with_fields_and_a_name_of_a_later_build_is_a_transition_as
 }
 
 #[tokio::test]
-async fn nothing_waits_for_the_times_of_a_clock_that_was_ahead() {
+async fn notices_do_not_wait_for_the_times_of_a_clock_that_was_ahead() {
     let database = new_database().await;
     execute(
         &database.pool,
