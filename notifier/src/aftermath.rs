@@ -44,6 +44,8 @@ const PROGRAM_SCHEDULE: [Duration; 9] = [
 const GIVE_UP_TIME: Duration = Duration::from_secs(24 * 3_600);
 /// Time of failures after which a channel counts as failing.
 const FAILING_TIME: Duration = Duration::from_secs(15 * 60);
+/// Attempts after which a receiver that has moved is tried at once.
+const MAX_MOVES: i32 = 3;
 /// Longest time between two reminders.
 const MAX_REMINDER_TIME: Duration = Duration::from_secs(24 * 3_600);
 /// Waits are varied by up to this share, so that channels that failed together do not retry together.
@@ -111,7 +113,12 @@ pub(crate) fn follow_attempt(ended: &EndedAttempt<'_>) -> LaneWork {
         }
         AttemptOutcome::Moved { settings } => {
             channel.overrides = Some(settings.clone());
-            postpone(ended, &mut work, ended.now);
+            // A receiver that moves again and again is tried like one that fails.
+            let again = if ended.number < MAX_MOVES { Some(ended.now) } else { next_attempt_at(ended, None) };
+            match again {
+                Some(at) => postpone(ended, &mut work, at),
+                None => give_up(ended, &mut work, "exhausted"),
+            }
         }
         AttemptOutcome::Retry { retry_after, is_channel_failing, receiver_ref } => {
             if let Some(notification) = &mut work.notification {

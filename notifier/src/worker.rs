@@ -93,7 +93,9 @@ impl Worker {
         };
         let (kind, settings) = &usable;
         if let Some(test) = find_test(&contents) {
-            let message = build_test_message(test, &contents, *kind);
+            let mut message = build_test_message(test, &contents, *kind);
+            // Of a notifier that died in the middle.
+            message.is_repeat = contents.messages.get(&test).is_some_and(|test| test.attempts > 0);
             let outgoing = PlannedMessage {
                 id: test,
                 purpose: Purpose::Test,
@@ -350,7 +352,7 @@ fn read_settings(contents: &LaneContents) -> Result<(ChannelKind, ChannelSetting
 
 fn find_test(contents: &LaneContents) -> Option<Uuid> {
     let tests = contents.messages.values().filter(|message| message.purpose == purpose_word(Purpose::Test));
-    tests.filter(|test| test.attempts == 0).map(|test| test.notification_id).min()
+    tests.map(|test| test.notification_id).min()
 }
 
 fn build_test_message(id: Uuid, contents: &LaneContents, kind: ChannelKind) -> Message {

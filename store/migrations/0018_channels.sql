@@ -79,6 +79,18 @@ CREATE TABLE picket.channel_lanes (
 ) WITH (fillfactor = 50);
 CREATE INDEX channel_lanes_due ON picket.channel_lanes (due_at) WHERE due_at < 'infinity';
 
+-- Locks lanes, in their order. Whoever changes notices, messages or states of channels locks the lanes
+-- before, as notifiers do, which prevents deadlocks.
+CREATE FUNCTION picket.lock_lanes(of_channel text DEFAULT NULL) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    PERFORM FROM picket.channel_lanes AS held WHERE of_channel IS NULL OR held.channel = of_channel
+    ORDER BY held.channel, held.lane FOR NO KEY UPDATE;
+END $$;
+COMMENT ON FUNCTION picket.lock_lanes IS 'Locks the lanes of a channel, or of all, until the transaction ends';
+
 CREATE FUNCTION picket.channels_before() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -103,6 +115,7 @@ BEGIN
         INSERT INTO picket.channel_states (channel, version) VALUES (NEW.name, NEW.version);
         INSERT INTO picket.channel_lanes (channel, lane) SELECT NEW.name, generate_series(0, 7);
     ELSE
+        PERFORM picket.lock_lanes(NEW.name);
         UPDATE picket.channel_states SET version = NEW.version, overrides = '{}', problem = NULL, next_send_at = '-infinity'
         WHERE channel = NEW.name;
         UPDATE picket.notifications SET next_attempt_at = now() WHERE channel = NEW.name AND state = 'waiting';
@@ -194,6 +207,7 @@ CREATE FUNCTION picket.silences_after() RETURNS trigger
     SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
+    PERFORM picket.lock_lanes();
     UPDATE picket.notices SET due_at = now() WHERE state = 'waiting' AND reason = 'silenced';
     UPDATE picket.channel_lanes AS lane SET due_at = least(lane.due_at, now())
     WHERE EXISTS (SELECT FROM picket.notices AS notice WHERE notice.channel = lane.channel AND notice.lane = lane.lane

@@ -334,6 +334,7 @@ DECLARE
     messages bigint;
     unsent bigint;
 BEGIN
+    PERFORM picket.lock_lanes(of_channel);
     -- Under its old number, by which a receiver recognises a message that it has already.
     UPDATE picket.notifications AS message
     SET state = 'waiting', reason = NULL, ended_at = NULL, next_attempt_at = clock_timestamp()

@@ -206,6 +206,7 @@ BEGIN
         SELECT max(seen_at) INTO last FROM picket.notifiers;
         -- The clock was ahead: nothing may wait for a time that it wrote.
         IF last > present + interval '1 minute' THEN
+            PERFORM picket.lock_lanes();
             UPDATE picket.notifiers SET seen_at = present WHERE seen_at > present;
             UPDATE picket.transitions SET recorded_at = present WHERE recorded_at > present;
             UPDATE picket.notices SET due_at = present WHERE state = 'waiting' AND due_at > present;

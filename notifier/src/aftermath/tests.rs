@@ -161,3 +161,12 @@ fn a_refused_message_fails_alone_and_a_receiver_that_is_gone_ends_its_channel() 
     let work = follow(ChannelKind::Webhook, AttemptOutcome::Gone, 1, 0, &channel());
     assert!(work.channel.unwrap().problem.is_some_and(|problem| problem.contains("410")));
 }
+
+#[test]
+fn a_receiver_that_moves_again_and_again_is_tried_at_growing_intervals() {
+    let moved = || AttemptOutcome::Moved { settings: json!({"chat_id": "-2"}) };
+    let first = follow(ChannelKind::Slack, moved(), 1, 0, &channel());
+    assert_eq!(seconds(&first), Some(0));
+    assert_eq!(first.channel.unwrap().overrides, Some(json!({"chat_id": "-2"})));
+    assert_eq!(seconds(&follow(ChannelKind::Slack, moved(), 4, 0, &channel())), Some(60));
+}
