@@ -43,7 +43,19 @@ pub(crate) fn list_shown_incidents(outgoing: &PlannedMessage<'_>) -> Vec<i64> {
 /// Composes the message.
 pub(crate) fn compose(outgoing: &PlannedMessage<'_>, context: &Context<'_>) -> Message {
     let told = order_told(outgoing);
-    let mut items: Vec<Item> = told.iter().map(|told| build_item(told, context)).collect();
+    let describe = |told: &&PlannedItem<'_>| {
+        let event = EventView::of_notice(told.notice);
+        let details = event.incident_id.and_then(|id| context.details.get(&id));
+        build_item(
+            &event,
+            told.verdict,
+            told.note.clone(),
+            details,
+            context.public_url.as_deref(),
+            context.now,
+        )
+    };
+    let mut items: Vec<Item> = told.iter().map(describe).collect();
     let is_digest = items.len() > SHOWN_ITEMS || outgoing.purpose == Purpose::Digest;
     let title = build_title(outgoing.purpose, &items);
     let counts = if items.len() > 1 { count_items(&items) } else { Counts::default() };
@@ -101,28 +113,71 @@ fn payload_number<T: TryFrom<i64>>(payload: &Value, field: &str) -> Option<T> {
     payload.get(field).and_then(Value::as_i64).and_then(|number| number.try_into().ok())
 }
 
-fn build_item(told: &PlannedItem<'_>, context: &Context<'_>) -> Item {
-    let payload = &told.notice.payload.0;
+/// An event, whichever row of the database it is from.
+struct EventView<'a> {
+    event: &'a str,
+    subject: &'a str,
+    is_end: bool,
+    incident_id: Option<i64>,
+    site_id: Option<i64>,
+    payload: &'a Value,
+    recorded_at: Timestamp,
+}
+
+impl<'a> EventView<'a> {
+    fn of_notice(notice: &'a LaneNotice) -> Self {
+        Self {
+            event: &notice.event,
+            subject: &notice.subject,
+            is_end: notice.is_end,
+            incident_id: notice.incident_id,
+            site_id: notice.site_id,
+            payload: &notice.payload,
+            recorded_at: notice.recorded_at.into(),
+        }
+    }
+
+    fn of_firing(event: &'a FiringEvent) -> Self {
+        Self {
+            event: &event.event,
+            subject: &event.subject,
+            is_end: event.is_end,
+            incident_id: event.incident_id,
+            site_id: event.site_id,
+            payload: &event.payload,
+            recorded_at: event.recorded_at.into(),
+        }
+    }
+}
+
+fn build_item(
+    event: &EventView<'_>,
+    verdict: Verdict,
+    note: Option<String>,
+    details: Option<&OutageDetails>,
+    public_url: Option<&str>,
+    now: Timestamp,
+) -> Item {
+    let payload = event.payload;
     let text = |field| payload_text(payload, field).map(str::to_owned);
-    let recorded = Timestamp::from(told.notice.recorded_at);
+    let recorded = event.recorded_at;
     let opened_at =
         payload_time(payload, "opened_at").or_else(|| payload_time(payload, "since")).unwrap_or(recorded);
-    let closed_at = payload_time(payload, "closed_at").or_else(|| told.notice.is_end.then_some(recorded));
+    let closed_at = payload_time(payload, "closed_at").or_else(|| event.is_end.then_some(recorded));
     let cause_code: Option<Cause> = payload_text(payload, "cause").and_then(|word| word.parse().ok());
     let explanation = text("message");
-    let details = told.notice.incident_id.and_then(|id| context.details.get(&id));
     let region = text("region");
     Item {
-        verdict: told.verdict,
-        name: text("site").or_else(|| text("region")).or_else(|| text("channel")).unwrap_or_else(
-            || match told.notice.site_id {
+        verdict,
+        name: text("site").or_else(|| text("region")).or_else(|| text("channel")).unwrap_or_else(|| {
+            match event.site_id {
                 Some(site) => format!("site {site}"),
-                None => told.notice.subject.clone(),
-            },
-        ),
+                None => event.subject.to_owned(),
+            }
+        }),
         url: text("url"),
         tags: payload_list(payload, "tags"),
-        incident_id: told.notice.incident_id,
+        incident_id: event.incident_id,
         cause: cause_code.map(describe_cause).or_else(|| text("kind")),
         cause_code,
         explanation,
@@ -135,7 +190,7 @@ fn build_item(told: &PlannedItem<'_>, context: &Context<'_>) -> Item {
             .or_else(|| payload_time(payload, "first_warned_at")),
         opened_at,
         closed_at,
-        duration: closed_at.unwrap_or(context.now).saturating_duration_since(opened_at),
+        duration: closed_at.unwrap_or(now).saturating_duration_since(opened_at),
         failed_checks: details
             .and_then(|details| details.failed_checks)
             .and_then(|count| count.try_into().ok()),
@@ -144,14 +199,14 @@ fn build_item(told: &PlannedItem<'_>, context: &Context<'_>) -> Item {
             .and_then(|status| status.try_into().ok())
             .or_else(|| payload_number(payload, "http_status")),
         phases: details.map(list_phases).unwrap_or_default(),
-        link: build_link(told.notice, context),
-        note: told.note.clone(),
+        link: build_link(event, public_url),
+        note,
     }
 }
 
-fn build_link(notice: &LaneNotice, context: &Context<'_>) -> Option<String> {
-    let url = context.public_url.as_ref()?;
-    Some(match (notice.incident_id, notice.site_id, notice.event.split('.').next()) {
+fn build_link(event: &EventView<'_>, public_url: Option<&str>) -> Option<String> {
+    let url = public_url?;
+    Some(match (event.incident_id, event.site_id, event.event.split('.').next()) {
         (Some(incident), ..) => format!("{url}/incidents/{incident}"),
         (None, Some(site), _) => format!("{url}/sites/{site}"),
         (None, None, Some("channel")) => format!("{url}/channels"),
@@ -275,28 +330,28 @@ fn quote_csv(field: &str) -> String {
     format!("\"{guard}{}\"", field.replace('"', "\"\""))
 }
 
-/// A message about an event as it was recorded, to repeat it to a program that forgets.
+/// A message about an event as it was recorded, to repeat it to a program that forgets: with the same
+/// labels as the message that told of it.
 pub(crate) fn compose_repetition(
     event: &FiringEvent,
     installation: InstallationId,
+    public_url: Option<&str>,
     now: Timestamp,
 ) -> Message {
-    let name = payload_text(&event.payload, "site").unwrap_or(&event.subject).to_owned();
+    let verdict = Verdict::of_event(&event.event, &event.payload);
+    let item = build_item(&EventView::of_firing(event), verdict, None, None, public_url, now);
     Message {
         id: Uuid::now_v7(),
         purpose: Purpose::Alert,
-        severity: if event.is_end { Severity::Resolved } else { Severity::Critical },
-        title: format!(
-            "{} {name}",
-            if event.is_end { Verdict::Up.as_word() } else { Verdict::Down.as_word() }
-        ),
+        severity: verdict.severity(),
+        title: describe_item(&item),
         notes: Vec::new(),
-        items: Vec::new(),
+        link: item.link.clone(),
+        items: vec![item],
         hidden_items: 0,
         csv: None,
         counts: Counts::default(),
         composed_at: now,
-        link: payload_text(&event.payload, "link").map(str::to_owned),
         is_repeat: false,
         thread: None,
         thread_ref: None,
@@ -322,7 +377,7 @@ fn build_event(told: &PlannedItem<'_>, context: &Context<'_>) -> ProgramEvent {
             fields
                 .insert("failed_checks".to_owned(), json!(details.and_then(|details| details.failed_checks)));
         }
-        if let Some(link) = build_link(notice, context) {
+        if let Some(link) = build_link(&EventView::of_notice(notice), context.public_url.as_deref()) {
             fields.insert("link".to_owned(), json!(link));
         }
     }
@@ -432,6 +487,29 @@ mod tests {
         assert_eq!(event.data["site"], "site-1.example");
         assert_eq!(event.data["link"], "https://picket.example/incidents/1");
         assert!(!event.is_end);
+    }
+
+    #[test]
+    fn a_repetition_is_about_the_same_site_under_the_same_key_as_the_message() {
+        let one = [site(1, "timeout", &["shop"])];
+        let told = compose(&outgoing(&one, true), &context());
+        let firing = FiringEvent {
+            event: one[0].event.clone(),
+            subject: one[0].subject.clone(),
+            is_end: false,
+            incident_id: one[0].incident_id,
+            site_id: one[0].site_id,
+            payload: one[0].payload.clone(),
+            recorded_at: one[0].recorded_at,
+        };
+        let now = context().now;
+        let again = compose_repetition(&firing, Uuid::nil().into(), Some("https://picket.example"), now);
+        let label = |message: &Message| {
+            let item = &message.items[0];
+            (item.name.clone(), item.url.clone(), item.verdict, item.link.clone())
+        };
+        assert_eq!(label(&again), label(&told));
+        assert_eq!(again.event.unwrap().dedup_key, told.event.unwrap().dedup_key);
     }
 
     #[test]

@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use picket_proto::{ChannelKind, Timestamp};
 use picket_runtime::ErrorChain;
 use picket_store::lanes::{self, PingedChannel};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, warn};
 
-use crate::{attempt::AttemptOutcome, channel::ChannelSettings, compose::compose_repetition, worker::Worker};
+use crate::{attempt::Attempt, channel::ChannelSettings, compose::compose_repetition, worker::Worker};
 
 /// Time between two looks for channels due.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
@@ -40,28 +41,24 @@ pub(crate) async fn ping_regularly(worker: Worker) {
 }
 
 async fn ping_due_channels(worker: &Worker) -> Result<(), picket_store::Error> {
-    for channel in lanes::take_pings(&worker.store, PING_INTERVAL).await? {
-        let Ok(kind) = channel.kind.parse::<ChannelKind>() else { continue };
-        let settings = match ChannelSettings::parse(kind, &channel.settings.0) {
-            Ok(settings) => settings,
-            Err(why) => {
-                warn!(channel = channel.name, error = %why, "the channel cannot be used");
-                continue;
-            }
-        };
-        let attempt = match kind {
-            ChannelKind::Watchdog => {
-                let problem = lanes::find_chain_problem(&worker.store).await?;
-                if let Some(problem) = &problem {
-                    warn!(channel = channel.name, problem, "the watchdog is not told that all is well");
-                }
-                worker.sender.ping(&settings, problem.as_deref()).await
-            }
-            _ => repeat_firing(worker, &channel, &settings).await?,
-        };
-        if let Some(attempt) = attempt
-            && !matches!(attempt.outcome, AttemptOutcome::Delivered { .. })
-        {
+    let channels = lanes::take_pings(&worker.store, PING_INTERVAL).await?;
+    // Side by side: a receiver that hangs must not delay a watchdog, which would raise an alarm.
+    join_all(channels.iter().map(|channel| ping_channel(worker, channel))).await;
+    Ok(())
+}
+
+async fn ping_channel(worker: &Worker, channel: &PingedChannel) {
+    let Ok(kind) = channel.kind.parse::<ChannelKind>() else { return };
+    let settings = match ChannelSettings::parse(kind, &channel.settings.0) {
+        Ok(settings) => settings,
+        Err(why) => return warn!(channel = channel.name, error = %why, "the channel cannot be used"),
+    };
+    let attempt = match kind {
+        ChannelKind::Watchdog => ping_watchdog(worker, channel, &settings).await,
+        _ => repeat_firing(worker, channel, &settings).await,
+    };
+    match attempt {
+        Ok(Some(attempt)) if !attempt.is_delivered() => {
             warn!(
                 channel = channel.name,
                 status = attempt.status,
@@ -69,22 +66,41 @@ async fn ping_due_channels(worker: &Worker) -> Result<(), picket_store::Error> {
                 "a regular request failed"
             );
         }
+        Ok(_) => {}
+        Err(error) => {
+            worker.metrics.database_errors.inc();
+            debug!(channel = channel.name, error = %ErrorChain(&error), "could not make a regular request");
+        }
     }
-    Ok(())
+}
+
+async fn ping_watchdog(
+    worker: &Worker,
+    channel: &PingedChannel,
+    settings: &ChannelSettings,
+) -> Result<Option<Attempt>, picket_store::Error> {
+    let problem = lanes::find_chain_problem(&worker.store).await?;
+    if let Some(problem) = &problem {
+        warn!(channel = channel.name, problem, "the watchdog is not told that all is well");
+    }
+    Ok(worker.sender.ping(settings, problem.as_deref()).await)
 }
 
 async fn repeat_firing(
     worker: &Worker,
     channel: &PingedChannel,
     settings: &ChannelSettings,
-) -> Result<Option<crate::attempt::Attempt>, picket_store::Error> {
+) -> Result<Option<Attempt>, picket_store::Error> {
     let events = lanes::list_firing_events(&worker.store, &channel.name).await?;
     if events.is_empty() {
         return Ok(None);
     }
     let shared = worker.settings.current();
+    let url = shared.public_url.as_ref().map(|url| url.trim_end_matches('/').to_owned());
     let now = Timestamp::from(time::OffsetDateTime::now_utc());
-    let messages: Vec<_> =
-        events.iter().map(|event| compose_repetition(event, shared.installation_id, now)).collect();
+    let messages: Vec<_> = events
+        .iter()
+        .map(|event| compose_repetition(event, shared.installation_id, url.as_deref(), now))
+        .collect();
     Ok(worker.sender.send_batch(settings, &messages).await)
 }

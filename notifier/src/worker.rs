@@ -16,7 +16,7 @@ use picket_store::{
     },
     settings::SharedSettings,
 };
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
@@ -37,6 +37,10 @@ pub(crate) const LEASE_TIME: Duration = Duration::from_secs(30);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(27);
 /// Messages after which a lane is given back, so that others have their turn.
 const MAX_MESSAGES: usize = 200;
+/// Time until a lane is looked at again after an error of the database.
+const ERROR_TIME: Duration = Duration::from_secs(1);
+/// Attempts to write the end of an attempt, a second apart.
+const END_WRITES: u32 = 5;
 /// Time until a channel is looked at again whose settings this build does not understand.
 const UNUSABLE_TIME: Duration = Duration::from_secs(60);
 
@@ -74,6 +78,7 @@ impl Worker {
                 Err(error) => {
                     self.metrics.database_errors.inc();
                     warn!(channel = lane.channel, lane = lane.lane, error = %ErrorChain(&error), "could not work on a channel, retrying");
+                    sleep(ERROR_TIME).await;
                     break;
                 }
             }
@@ -107,6 +112,9 @@ impl Worker {
             };
             return self.attempt(lane, &contents, *kind, settings, &outgoing, message, Vec::new()).await;
         }
+        if Timestamp::from(contents.channel.next_send_at) > contents.now {
+            return Ok(Progress::Done);
+        }
         let Decision { changes, singles, message, storm } = decide(&contents);
         self.count_suppressed(&contents, &changes);
         let is_single = !singles.is_empty();
@@ -128,7 +136,8 @@ impl Worker {
         let incidents: Vec<i64> = planned.iter().flat_map(list_shown_incidents).collect();
         let details = match incidents.is_empty() {
             true => Vec::new(),
-            false => lanes::read_outage_details(&self.store, &incidents).await?,
+            // A message is sent without them rather than later.
+            false => lanes::read_outage_details(&self.store, &incidents).await.unwrap_or_default(),
         };
         let details: HashMap<i64, OutageDetails> =
             details.into_iter().map(|details| (details.incident_id, details)).collect();
@@ -201,12 +210,14 @@ impl Worker {
         // Programs have keys of their own in place of threads.
         let thread = match outgoing.told.as_slice() {
             [told] if !outgoing.is_single => {
-                lanes::find_thread(&self.store, &lane.channel, &told.notice.subject).await?
+                lanes::find_thread(&self.store, &lane.channel, &told.notice.subject).await.unwrap_or_default()
             }
             _ => None,
         };
         let earlier = contents.messages.get(&outgoing.id);
-        let is_repeat = earlier.is_some_and(|message| message.is_end_unknown);
+        let attempted = outgoing.told.iter().filter_map(|told| told.attempted);
+        let is_repeat =
+            attempted.filter_map(|(id, _)| contents.messages.get(&id)).any(|message| message.is_end_unknown);
         if is_repeat {
             self.metrics.unknown_ends.inc();
         }
@@ -277,18 +288,35 @@ impl Worker {
             end_test(&mut end, &attempt);
         }
         self.count_attempt(lane, kind, outgoing, &attempt, &end, ended.now);
-        if lanes::write_lane_work(&self.store, lane, &end, LEASE_TIME).await? {
+        if self.write_end(lane, &end).await? {
             // After a failure the lane is given back, so that channels that deliver come first.
-            let is_over = end
-                .channel
-                .as_ref()
-                .is_some_and(|channel| channel.next_send_at.is_some() || channel.succeeded == Some(false));
+            let is_over = end.channel.as_ref().is_some_and(|channel| {
+                channel.next_send_at.is_some()
+                    || channel.succeeded == Some(false)
+                    || channel.problem.is_some()
+            });
             return Ok(if is_over { Progress::Done } else { Progress::More });
         }
         if let Some(end) = &end.attempt_end {
             lanes::end_attempt(&self.store, outgoing.id, end).await?;
         }
         Ok(Progress::LeaseLost)
+    }
+
+    /// Writes the end of an attempt. What is known must not be lost by a short outage: the message would be
+    /// sent again.
+    async fn write_end(&self, lane: &Lane, end: &LaneWork) -> Result<bool, picket_store::Error> {
+        for _ in 1..END_WRITES {
+            match lanes::write_lane_work(&self.store, lane, end, LEASE_TIME).await {
+                Ok(is_held) => return Ok(is_held),
+                Err(error) => {
+                    self.metrics.database_errors.inc();
+                    warn!(channel = lane.channel, error = %ErrorChain(&error), "could not write the end of an attempt, retrying");
+                    sleep(ERROR_TIME).await;
+                }
+            }
+        }
+        lanes::write_lane_work(&self.store, lane, end, LEASE_TIME).await
     }
 
     fn count_suppressed(&self, contents: &LaneContents, changes: &[NoticeChange]) {

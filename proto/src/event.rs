@@ -156,6 +156,8 @@ pub struct ChannelEvent {
     pub id: String,
     /// Name of the channel.
     pub channel: String,
+    /// First failure since the last delivery.
+    pub since: Timestamp,
     /// Time of the event.
     pub at: Timestamp,
     /// The last failure in words.

@@ -119,6 +119,8 @@ BEGIN
         UPDATE picket.channel_states SET version = NEW.version, overrides = '{}', problem = NULL, next_send_at = '-infinity'
         WHERE channel = NEW.name;
         UPDATE picket.notifications SET next_attempt_at = now() WHERE channel = NEW.name AND state = 'waiting';
+        UPDATE picket.notices SET due_at = now()
+        WHERE channel = NEW.name AND state = 'waiting' AND notification_id IS NOT NULL AND due_at > now();
         UPDATE picket.channel_lanes AS lane SET due_at = least(lane.due_at, now())
         WHERE lane.channel = NEW.name
           AND EXISTS (SELECT FROM picket.notices AS notice
@@ -129,6 +131,20 @@ END $$;
 COMMENT ON FUNCTION picket.channels_after IS 'Makes the state and the lanes of a new channel, and has a changed one tried at once';
 CREATE TRIGGER channels_after AFTER INSERT OR UPDATE ON picket.channels
     FOR EACH ROW EXECUTE FUNCTION picket.channels_after();
+
+-- The lanes of a channel that is removed are locked before its state, as by notifiers.
+CREATE FUNCTION picket.channels_before_delete() RETURNS trigger
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    PERFORM picket.lock_lanes(OLD.name);
+    RETURN OLD;
+END $$;
+COMMENT ON FUNCTION picket.channels_before_delete IS 'Locks the lanes of a channel before it is removed';
+CREATE TRIGGER channels_before_delete BEFORE DELETE ON picket.channels
+    FOR EACH ROW EXECUTE FUNCTION picket.channels_before_delete();
 
 -- Whom an event concerns: all routes that match apply, and a channel is told once. For a channel in
 -- several of them, the settings of the first hold.

@@ -138,14 +138,15 @@ CREATE TABLE picket.notification_progress (
 INSERT INTO picket.notification_progress DEFAULT VALUES;
 
 -- The routes that an event concerns. Those that are a fallback only if no other matches.
-CREATE FUNCTION picket.matching_routes(of_event text, of_site bigint, of_tags text[], of_regions text[])
+CREATE FUNCTION picket.matching_routes(
+    of_event text, of_site bigint, of_tags text[], of_regions text[], at timestamptz DEFAULT 'infinity')
     RETURNS SETOF picket.routes
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
     AS $$
         WITH matching AS (
             SELECT * FROM picket.routes AS route
-            WHERE route.enabled AND split_part(of_event, '.', 1) = ANY (route.events)
+            WHERE route.enabled AND route.created_at <= at AND split_part(of_event, '.', 1) = ANY (route.events)
               AND (route.tags = '{}' OR route.tags && of_tags)
               AND route.all_tags <@ of_tags
               AND (route.site_ids = '{}' OR of_site = ANY (route.site_ids))
@@ -188,6 +189,8 @@ BEGIN
     IF NOT EXISTS (SELECT FROM picket.transitions WHERE planned_at IS NULL) OR NOT picket.try_lock('notices') THEN
         RETURN 0;
     END IF;
+    -- Before any notice, as notifiers do.
+    PERFORM picket.lock_lanes();
     planned := ARRAY(SELECT transition_id FROM picket.transitions WHERE planned_at IS NULL ORDER BY transition_id LIMIT most);
 
     -- Beginnings, to the channels of the routes that are older than they.
@@ -195,11 +198,11 @@ BEGIN
         SELECT * FROM picket.transitions WHERE transition_id = ANY (planned) AND NOT is_end
     ),
     matched AS MATERIALIZED (
-        SELECT begun.transition_id, begun.subject, begun.recorded_at, begun.tags AS site_tags, begun.site_id, route.*,
+        SELECT begun.transition_id, begun.subject, begun.recorded_at, begun.tags AS site_tags, begun.site_id,
+               begun.payload ->> 'channel' AS failing_channel, route.*,
                row_number() OVER (PARTITION BY begun.transition_id ORDER BY route.fallback, route.position, route.route_id) AS rank
         FROM begun
-        CROSS JOIN LATERAL picket.matching_routes(begun.event, begun.site_id, begun.tags, begun.regions) AS route
-        WHERE route.created_at <= begun.recorded_at
+        CROSS JOIN LATERAL picket.matching_routes(begun.event, begun.site_id, begun.tags, begun.regions, begun.recorded_at) AS route
     ),
     told AS (
         SELECT DISTINCT ON (matched.transition_id, channel.name)
@@ -213,7 +216,7 @@ BEGIN
         JOIN picket.channels AS channel ON channel.name = named
         WHERE channel.created_at <= matched.recorded_at AND channel.kind <> 'watchdog'
           -- A channel that fails cannot tell that it does.
-          AND matched.subject NOT LIKE 'channel.' || channel.name || '.%'
+          AND matched.failing_channel IS DISTINCT FROM channel.name
         ORDER BY matched.transition_id, channel.name, matched.rank
     ),
     escalated AS (
@@ -226,7 +229,7 @@ BEGIN
         JOIN picket.channels AS channel ON channel.name = named
         WHERE channel.created_at <= matched.recorded_at AND channel.kind <> 'watchdog'
           -- A channel that fails cannot tell that it does.
-          AND matched.subject NOT LIKE 'channel.' || channel.name || '.%'
+          AND matched.failing_channel IS DISTINCT FROM channel.name
         ORDER BY matched.transition_id, channel.name, step.number, matched.rank
     )
     INSERT INTO picket.notices (transition_id, channel, step, number, route, group_key, lane, due_at)
@@ -252,10 +255,16 @@ BEGIN
     JOIN picket.notices AS notice ON notice.transition_id = begun.transition_id
     JOIN picket.channels AS channel ON channel.name = notice.channel
     WHERE ended.transition_id = ANY (planned) AND ended.is_end
-      AND (notice.step = 'event' OR notice.step = 'escalation' AND notice.state = 'delivered')
+      AND (notice.step = 'event' OR notice.step = 'escalation' AND notice.state IN ('waiting', 'delivered'))
     ORDER BY ended.transition_id, notice.channel, notice.step
     ON CONFLICT DO NOTHING;
 
+    -- Steps of escalation that still wait are looked at now: they end untold.
+    UPDATE picket.notices AS step SET due_at = least(step.due_at, clock_timestamp())
+    FROM picket.transitions AS ended
+    JOIN picket.transitions AS begun ON begun.subject = ended.subject AND NOT begun.is_end
+    WHERE ended.transition_id = ANY (planned) AND ended.is_end AND step.transition_id = begun.transition_id
+      AND step.step = 'escalation' AND step.state = 'waiting';
     UPDATE picket.transitions AS transition
     SET planned_at = clock_timestamp(),
         channels = (SELECT count(*) FROM picket.notices AS notice
@@ -280,6 +289,7 @@ DECLARE
     number bigint;
 BEGIN
     PERFORM picket.lock('notices');
+    PERFORM picket.lock_lanes();
     WITH lasting AS MATERIALIZED (
         SELECT * FROM picket.transitions AS begun
         WHERE begun.event IN ('incident.opened', 'warning.opened', 'region.silent', 'channel.failing')
@@ -426,7 +436,10 @@ CREATE FUNCTION picket.claim_lane(of_notifier text, lease_ms integer, most_lanes
             SELECT due.channel, due.lane, state.failing_since IS NOT NULL AS is_failing FROM picket.channel_lanes AS due
             JOIN picket.channel_states AS state ON state.channel = due.channel
             WHERE due.due_at <= clock_timestamp() AND due.leased_until <= clock_timestamp()
-              AND state.next_send_at <= clock_timestamp() AND (with_failing OR state.failing_since IS NULL)
+              AND (state.next_send_at <= clock_timestamp() AND (with_failing OR state.failing_since IS NULL)
+                   -- A person waits for a test, whatever the channel's state is.
+                   OR due.lane = 0 AND EXISTS (SELECT FROM picket.notifications AS test
+                                               WHERE test.channel = due.channel AND test.purpose = 'test' AND test.state = 'waiting'))
               AND (SELECT count(*) FROM picket.channel_lanes AS own
                    WHERE own.channel = due.channel AND own.leased_by = of_notifier AND own.leased_until > clock_timestamp()) < most_lanes
             ORDER BY state.failing_since IS NOT NULL, due.due_at LIMIT 1
@@ -523,7 +536,7 @@ BEGIN
 
     IF change IS NOT NULL THEN
         UPDATE picket.channel_states AS state
-        SET next_send_at = coalesce((change ->> 'next_send_at')::timestamptz, state.next_send_at),
+        SET next_send_at = greatest((change ->> 'next_send_at')::timestamptz, state.next_send_at),
             consecutive_failures = CASE (change ->> 'succeeded')::boolean WHEN true THEN 0 WHEN false THEN state.consecutive_failures + 1
                                         ELSE state.consecutive_failures END,
             failing_since = CASE (change ->> 'succeeded')::boolean WHEN true THEN NULL
@@ -580,7 +593,8 @@ BEGIN
     IF FOUND THEN
         INSERT INTO picket.outbox (event_id, subject, payload)
         SELECT id, 'picket.event.channel.' || change, jsonb_build_object(
-            'v', 1, 'id', id, 'event', 'channel.' || change, 'channel', of_channel, 'at', picket.wire_time(clock_timestamp()),
+            'v', 1, 'id', id, 'event', 'channel.' || change, 'channel', of_channel, 'since', picket.wire_time(since),
+            'at', picket.wire_time(clock_timestamp()),
             'message', error)
         FROM (SELECT CASE WHEN failing THEN 'failing' ELSE 'working' END AS change) AS word
         CROSS JOIN LATERAL (SELECT format('channel.%s.%s.%s', of_channel, (
@@ -717,8 +731,7 @@ DECLARE
     sites bigint;
 BEGIN
     IF upto IS NULL OR NOT isfinite(upto) OR EXISTS (SELECT FROM picket.rollups_dirty WHERE hour = since)
-       OR EXISTS (SELECT FROM picket.transitions AS earlier WHERE earlier.event_id = new_id)
-       OR NOT picket.try_lock('notices') THEN
+       OR EXISTS (SELECT FROM picket.transitions AS earlier WHERE earlier.event_id = new_id) THEN
         RETURN false;
     END IF;
     SELECT coalesce(sum(picket.tick_count(interval_ms, phase_ms, greatest(valid_from, since - interval '1 microsecond'),
@@ -731,7 +744,9 @@ BEGIN
     END IF;
     SELECT sum(unaccounted), count(*) INTO missing, sites
     FROM report.ledger(since - interval '1 microsecond', upto - interval '1 microsecond') WHERE unaccounted <> 0;
-    IF coalesce(missing, 0) = 0 THEN
+    -- The lock only now: sums take long, and nothing is planned meanwhile.
+    IF coalesce(missing, 0) = 0 OR NOT picket.try_lock('notices')
+       OR EXISTS (SELECT FROM picket.transitions AS earlier WHERE earlier.event_id = new_id) THEN
         RETURN false;
     END IF;
     INSERT INTO picket.outbox (event_id, subject, payload) VALUES (

@@ -209,6 +209,8 @@ BEGIN
             PERFORM picket.lock_lanes();
             UPDATE picket.notifiers SET seen_at = present WHERE seen_at > present;
             UPDATE picket.transitions SET recorded_at = present WHERE recorded_at > present;
+            UPDATE picket.channels SET created_at = present WHERE created_at > present;
+            UPDATE picket.routes SET created_at = present WHERE created_at > present;
             UPDATE picket.notices SET due_at = present WHERE state = 'waiting' AND due_at > present;
             UPDATE picket.notifications SET next_attempt_at = present WHERE state = 'waiting' AND next_attempt_at > present;
             UPDATE picket.channel_states SET next_send_at = least(next_send_at, present), next_ping_at = least(next_ping_at, present),

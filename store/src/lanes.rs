@@ -70,6 +70,8 @@ pub struct LaneChannel {
     pub enabled: bool,
     /// Least time between two messages, in milliseconds; `None` for the kind's own.
     pub pace_ms: Option<i32>,
+    /// Time before which nothing is sent.
+    pub next_send_at: DbTimestamp,
     /// Why the channel cannot be used.
     pub problem: Option<String>,
     /// First failure since the last delivery.
@@ -329,7 +331,7 @@ pub async fn load_lane(store: &Store, lane: &Lane) -> Result<Option<LaneContents
                 .await?;
             let channel: Option<LaneChannel> = sqlx::query_as(
                 "SELECT channel.name, channel.kind, channel.settings || state.overrides AS settings, channel.enabled,
-                        channel.pace_ms, state.problem, state.failing_since, state.is_failing, state.storm
+                        channel.pace_ms, state.next_send_at, state.problem, state.failing_since, state.is_failing, state.storm
                  FROM picket.channels AS channel JOIN picket.channel_states AS state ON state.channel = channel.name
                  WHERE channel.name = $1",
             )
@@ -350,7 +352,9 @@ pub async fn load_lane(store: &Store, lane: &Lane) -> Result<Option<LaneContents
                 "SELECT message.notification_id, message.purpose, message.attempts, message.created_at, message.next_attempt_at,
                         message.receiver_ref,
                         EXISTS (SELECT FROM picket.delivery_attempts AS attempt
-                                WHERE attempt.notification_id = message.notification_id AND attempt.ended_at IS NULL) AS is_end_unknown
+                                WHERE attempt.notification_id = message.notification_id
+                                  -- One whose lane was taken over may have been delivered.
+                                  AND (attempt.ended_at IS NULL OR attempt.outcome = 'delivered')) AS is_end_unknown
                  FROM picket.notifications AS message
                  WHERE message.channel = $1 AND message.lane = $2 AND message.state = 'waiting'",
             )
@@ -426,8 +430,10 @@ const LANE_NOTICES_SQL: &str = "
     LEFT JOIN picket.routes AS route ON route.name = notice.route
     LEFT JOIN LATERAL (SELECT twin.transition_id, twin.recorded_at FROM picket.transitions AS twin
                        WHERE twin.subject = transition.subject AND twin.is_end <> transition.is_end LIMIT 1) AS other ON true
-    LEFT JOIN picket.notices AS begun
-      ON transition.is_end AND begun.transition_id = other.transition_id AND begun.channel = notice.channel AND begun.step = 'event'
+    LEFT JOIN LATERAL (SELECT told.state, told.reason FROM picket.notices AS told
+                       WHERE transition.is_end AND told.transition_id = other.transition_id AND told.channel = notice.channel
+                         AND told.step IN ('event', 'escalation')
+                       ORDER BY told.state = 'delivered' DESC, told.step LIMIT 1) AS begun ON true
     WHERE notice.channel = $1 AND notice.lane = $2 AND notice.state = 'waiting'
       AND CASE WHEN notice.group_key IS NOT NULL THEN notice.step = 'event' OR notice.due_at <= $3
                ELSE notice.transition_id = ANY (ARRAY(
@@ -474,7 +480,8 @@ pub async fn read_outage_details(store: &Store, incidents: &[i64]) -> Result<Vec
                 CASE WHEN span.until - incident.first_failure_at <= interval '6 hours' THEN (
                     SELECT count(*) FROM picket.schedules AS schedule
                     CROSS JOIN picket.ticks(schedule.interval_ms, schedule.phase_ms, schedule.valid_from,
-                                            coalesce(schedule.valid_to, 'infinity'), incident.first_failure_at, span.until) AS tick
+                                            coalesce(schedule.valid_to, 'infinity'),
+                                            incident.first_failure_at - interval '1 microsecond', span.until) AS tick
                     JOIN picket.check_results AS failed
                       ON failed.scheduled_at = tick AND failed.site_id = incident.site_id
                      AND failed.region_id = schedule.region_id AND failed.kind = 'scheduled'
@@ -549,7 +556,7 @@ pub async fn find_chain_problem(store: &Store) -> Result<Option<String>, Error> 
     store.with_timeout(LANE_TIMEOUT, "look at the whole chain", query).await
 }
 
-/// An event that a channel has been told of and that lasts, or ended lately.
+/// An event of which a channel has been told and that lasts, or ended lately.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct FiringEvent {
     /// Name of the event.
@@ -558,29 +565,41 @@ pub struct FiringEvent {
     pub subject: String,
     /// True for an end.
     pub is_end: bool,
+    /// Number of the incident.
+    pub incident_id: Option<i64>,
+    /// Number of the site.
+    pub site_id: Option<i64>,
     /// The event as published.
     pub payload: Json<Value>,
     /// Time when it was recorded.
     pub recorded_at: DbTimestamp,
 }
 
-/// Lists the open incidents of which the channel has been told, and the ends of the last five
-/// minutes, the newest first.
+/// Lists what a channel has been told of and lasts, and the ends of the last five minutes, the newest
+/// first. Warnings, regions and channels for 30 days; incidents as long as they are open.
 ///
 /// # Errors
 /// If the database cannot be reached in time.
 pub async fn list_firing_events(store: &Store, channel: &str) -> Result<Vec<FiringEvent>, Error> {
     let query = sqlx::query_as(
-        "SELECT transition.event, transition.subject, transition.is_end, transition.payload, transition.recorded_at
-         FROM picket.incidents AS incident
-         JOIN picket.transitions AS transition ON transition.incident_id = incident.incident_id
-         JOIN picket.notices AS notice
-           ON notice.transition_id = transition.transition_id AND notice.channel = $1 AND notice.step = 'event'
-         WHERE notice.state = 'delivered'
-           AND CASE WHEN transition.is_end THEN transition.recorded_at > clock_timestamp() - interval '5 minutes'
-                    ELSE incident.closed_at IS NULL END
-           AND (incident.closed_at IS NULL OR incident.closed_at > clock_timestamp() - interval '1 hour')
-         ORDER BY transition.transition_id DESC LIMIT 5000",
+        "WITH candidate AS (
+             SELECT transition.* FROM picket.incidents AS incident
+             JOIN picket.transitions AS transition ON transition.incident_id = incident.incident_id AND NOT transition.is_end
+             WHERE incident.closed_at IS NULL
+             UNION ALL
+             SELECT begun.* FROM picket.transitions AS begun
+             WHERE begun.recorded_at > clock_timestamp() - interval '30 days' AND begun.incident_id IS NULL AND NOT begun.is_end
+               AND begun.event IN ('warning.opened', 'region.silent', 'channel.failing')
+               AND NOT EXISTS (SELECT FROM picket.transitions AS ended WHERE ended.subject = begun.subject AND ended.is_end)
+             UNION ALL
+             SELECT ended.* FROM picket.transitions AS ended
+             WHERE ended.recorded_at > clock_timestamp() - interval '5 minutes' AND ended.is_end
+         )
+         SELECT event, subject, is_end, incident_id, site_id, payload, recorded_at FROM candidate
+         WHERE EXISTS (SELECT FROM picket.notices AS notice
+                       WHERE notice.transition_id = candidate.transition_id AND notice.channel = $1
+                         AND notice.step IN ('event', 'escalation') AND notice.state = 'delivered')
+         ORDER BY transition_id DESC LIMIT 5000",
     );
     let query = query.bind(channel).fetch_all(&store.pool);
     store.with_timeout(LANE_TIMEOUT, "list what is firing", query).await

@@ -27,6 +27,7 @@ fn channel() -> LaneChannel {
         settings: Json(json!({})),
         enabled: true,
         pace_ms: None,
+        next_send_at: at(-100_000).into(),
         problem: None,
         failing_since: None,
         is_failing: false,

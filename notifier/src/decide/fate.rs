@@ -4,8 +4,9 @@ use std::{collections::HashMap, time::Duration};
 
 use picket_proto::Timestamp;
 use picket_store::lanes::{LaneContents, LaneNotice, NoticeStep};
+use serde_json::Value;
 
-use super::{PlannedItem, payload_text};
+use super::PlannedItem;
 use picket_proto::duration::describe_duration;
 
 use crate::message::Verdict;
@@ -52,7 +53,8 @@ pub(super) fn decide_fates(contents: &LaneContents) -> Vec<(&LaneNotice, Fate<'_
                 (NoticeStep::Event, true) => {
                     match begun.get(notice.subject.as_str()).map(|place| &mut fates[*place].1) {
                         // One line tells both.
-                        Some(Fate::Notify(told)) if told.verdict == Verdict::WasDown => {
+                        Some(Fate::Notify(told)) if is_for_people(notice) => {
+                            told.verdict = Verdict::of_both(told.notice, notice);
                             told.notice = notice;
                             told.attempted = told
                                 .attempted
@@ -110,14 +112,13 @@ fn decide_beginning(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
     if let Some(ended) = notice.other_recorded_at.map(Timestamp::from) {
         let lasted = ended.saturating_duration_since(recorded);
         let wait = if is_for_people(notice) { wait_time(notice) } else { Duration::ZERO };
+        // An attempt may have reached the receiver.
+        let is_attempted = notice.notification_id.is_some();
         return match held {
-            Some("silenced") => Fate::Suppress("silenced"),
-            Some("outside_hours") => Fate::Suppress("outside_hours"),
-            _ if notice.silenced_until.is_some() => Fate::Suppress("silenced"),
-            // An attempt may have reached the receiver.
-            _ if notice.notification_id.is_none() && lasted < delay_time(notice) + wait => {
-                Fate::Suppress("brief")
-            }
+            Some("silenced") if !is_attempted => Fate::Suppress("silenced"),
+            Some("outside_hours") if !is_attempted => Fate::Suppress("outside_hours"),
+            _ if !is_attempted && notice.silenced_until.is_some() => Fate::Suppress("silenced"),
+            _ if !is_attempted && lasted < delay_time(notice) + wait => Fate::Suppress("brief"),
             _ if !is_for_people(notice) => plan_item(notice, Verdict::of_beginning(notice)),
             _ if is_flapping(notice) => Fate::Suppress("flapping"),
             _ if now.saturating_duration_since(ended) > STALE_TIME => Fate::Suppress("stale"),
@@ -154,10 +155,17 @@ fn is_flapping(notice: &LaneNotice) -> bool {
 
 fn decide_end(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
     match notice.begun_state.as_deref() {
+        // The channel knows that the site flapped, or that it was down once it was steady.
+        Some("suppressed") if notice.begun_reason.as_deref() == Some("flapping") && !notice.is_flapping => {
+            plan_item(notice, Verdict::of_end(notice))
+        }
         Some("suppressed") => Fate::Suppress(known_reason(notice.begun_reason.as_deref())),
         Some("waiting") => Fate::Wait(now.saturating_add(RETRY_TIME), None),
         state => {
-            if let Some((until, reason)) = find_quiet(notice, now) {
+            // Programs close at once what they know to be open.
+            if is_for_people(notice)
+                && let Some((until, reason)) = find_quiet(notice, now)
+            {
                 return Fate::Wait(until, Some(reason));
             }
             if is_for_people(notice) && notice.is_flapping {
@@ -190,10 +198,8 @@ fn decide_later(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
         return Fate::Wait(notice.due_at.into(), None);
     }
     let is_reminder = notice.step == NoticeStep::Reminder;
-    match find_quiet(notice, now) {
-        Some((_, "silenced")) if !is_reminder => return Fate::Suppress("silenced"),
-        Some((until, reason)) => return Fate::Wait(until, Some(reason)),
-        None => {}
+    if let Some((until, reason)) = find_quiet(notice, now) {
+        return Fate::Wait(until, Some(reason));
     }
     if is_reminder && notice.is_flapping {
         return Fate::Suppress("flapping");
@@ -236,24 +242,36 @@ pub(super) fn delay_time(notice: &LaneNotice) -> Duration {
 impl Verdict {
     /// The verdict of an event that begins something.
     fn of_beginning(notice: &LaneNotice) -> Self {
-        match notice.event.split('.').next() {
-            Some("warning" | "certificate") => Self::Warns,
-            Some("region") => Self::Silent,
-            Some("channel") => Self::Failing,
-            Some("ledger") => Self::Unaccounted,
-            _ => Self::Down,
+        Self::of_event(&notice.event, &notice.payload)
+    }
+
+    /// The verdict of what began and ended without being told in between.
+    fn of_both(begun: &LaneNotice, ended: &LaneNotice) -> Self {
+        match Self::of_end(ended) {
+            Self::Up if begun.event == "incident.opened" => Self::WasDown,
+            verdict => verdict,
         }
     }
 
     /// The verdict of an event that ends something.
     fn of_end(notice: &LaneNotice) -> Self {
-        let is_unwatched = notice.payload.get("unwatched").and_then(serde_json::Value::as_bool) == Some(true);
-        match payload_text(&notice.payload, "event").and_then(|event| event.split('.').next()) {
-            Some("warning") => Self::WarningOver,
-            Some("region") => Self::Back,
-            Some("channel") => Self::Working,
-            _ if is_unwatched => Self::Unwatched,
-            _ => Self::Up,
+        Self::of_event(&notice.event, &notice.payload)
+    }
+
+    /// The verdict of an event.
+    pub(crate) fn of_event(event: &str, payload: &Value) -> Self {
+        let is_unwatched = payload.get("unwatched").and_then(Value::as_bool) == Some(true);
+        match event {
+            "warning.opened" | "certificate.expiring" => Self::Warns,
+            "warning.closed" => Self::WarningOver,
+            "region.silent" => Self::Silent,
+            "region.back" => Self::Back,
+            "channel.failing" => Self::Failing,
+            "channel.working" => Self::Working,
+            "ledger.unaccounted" => Self::Unaccounted,
+            "incident.closed" if is_unwatched => Self::Unwatched,
+            "incident.closed" => Self::Up,
+            _ => Self::Down,
         }
     }
 }

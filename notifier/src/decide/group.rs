@@ -83,7 +83,7 @@ fn is_end(told: &PlannedItem<'_>) -> bool {
 }
 
 /// A beginning of which the channel has not been told, not even by an attempt that failed.
-pub(super) fn is_fresh_beginning(told: &PlannedItem<'_>) -> bool {
+fn is_fresh_beginning(told: &PlannedItem<'_>) -> bool {
     told.notice.step == NoticeStep::Event && !is_end(told) && told.attempted.is_none()
 }
 

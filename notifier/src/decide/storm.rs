@@ -4,12 +4,12 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use picket_proto::Timestamp;
-use picket_store::lanes::LaneContents;
+use picket_store::lanes::{LaneContents, NoticeStep};
 use serde::{Deserialize, Serialize};
 
 use super::{
     PlannedItem,
-    group::{Group, find_retry, is_fresh_beginning},
+    group::{Group, find_retry},
 };
 use crate::{message::Verdict, text::describe_count};
 
@@ -76,14 +76,17 @@ pub(super) fn decide_storm(
 ) -> StormDecision {
     let now = contents.now;
     let told = || groups.values().flat_map(Group::items);
-    let is_fresh = |told: &&PlannedItem<'_>| is_fresh_beginning(told) && told.verdict != Verdict::WasDown;
-    let fresh = told().filter(is_fresh).count();
+    // Also those of a digest that could not be delivered.
+    let is_untold = |item: &&PlannedItem<'_>| {
+        item.notice.step == NoticeStep::Event && !item.notice.is_end && item.verdict != Verdict::WasDown
+    };
+    let fresh = told().filter(is_untold).count();
     // An attempt of a digest that failed is repeated at its time, whatever has come since.
     let retry_at = find_retry(told()).filter(|at| *at > now);
     let Some(storm) = storm else {
         let limit = told().map(|told| told.notice.storm_after).min().unwrap_or(i32::MAX);
         let is_storm = i32::try_from(fresh).unwrap_or(i32::MAX) > limit;
-        let ready_at = groups.values().filter_map(Group::beginnings_ready_at).min();
+        let ready_at = groups.values().filter_map(Group::beginnings_ready_at).min().or(Some(now));
         return match (is_storm, ready_at, retry_at) {
             (true, Some(at), None) if at <= now => {
                 let notes = describe_gap(groups, contents).unwrap_or_default();
@@ -145,7 +148,7 @@ pub(super) fn describe_gap(
     let beginnings =
         contents.notices.iter().filter(|notice| !notice.is_end && within(notice.recorded_at.into()));
     let over = beginnings.filter(|notice| notice.other_recorded_at.is_some()).count();
-    let down = told().filter(|told| told.verdict == Verdict::Down).count();
+    let down = told().filter(|told| matches!(told.verdict, Verdict::Down | Verdict::Flapping)).count();
     let clock = |at: Timestamp| at.to_string().get(11..16).unwrap_or_default().to_owned();
     Some(vec![format!(
         "While notifications were off ({} to {} UTC): {} opened and closed; {} down now.",

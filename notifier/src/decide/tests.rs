@@ -67,6 +67,7 @@ fn contents(now: i64, notices: Vec<LaneNotice>) -> LaneContents {
             settings: Json(json!({})),
             enabled: true,
             pace_ms: None,
+            next_send_at: at(-100_000).into(),
             problem: None,
             failing_since: None,
             is_failing: false,
@@ -344,4 +345,52 @@ fn a_longer_delay_of_the_route_makes_longer_incidents_brief() {
     let lane = contents(100, vec![patient(opened(1, 0))]);
     assert_eq!(waits(&decide(&lane)), [(None, 310)]);
     assert_eq!(super::fate::CALM_TIME, Duration::from_secs(1_800));
+}
+
+#[test]
+fn a_digest_that_could_not_be_delivered_stays_a_digest() {
+    let id = Uuid::now_v7();
+    let attempted = |site| LaneNotice {
+        notification_id: Some(id),
+        due_at: at(40).into(),
+        group_key: Some(format!("site {site}")),
+        ..opened(site, 0)
+    };
+    let lane = contents(35, (1..=21).map(attempted).collect());
+    assert!(decide(&lane).message.is_none(), "not before its next attempt");
+    let lane = LaneContents { now: at(40), ..lane };
+    let message = decide(&lane).message.unwrap();
+    assert_eq!((message.purpose, message.told.len()), (Purpose::Digest, 21));
+    assert!(message.storm.is_some());
+}
+
+#[test]
+fn the_end_of_an_outage_that_outlasts_the_flapping_is_told() {
+    let begun = LaneNotice { begun_reason: Some("flapping".to_owned()), ..closed(1, 0, 100, "suppressed") };
+    let still = LaneNotice { is_flapping: true, ..begun.clone() };
+    assert_eq!(suppressed(&decide(&contents(200, vec![still]))), ["flapping"]);
+    assert_eq!(verdicts(&decide(&contents(200, vec![begun])).message.unwrap()), [(Verdict::Up, 1)]);
+}
+
+#[test]
+fn programs_hear_of_an_end_also_during_a_silence() {
+    let silenced = LaneNotice {
+        group_key: None,
+        silenced_until: Some(at(3_600).into()),
+        ..closed(1, 0, 100, "delivered")
+    };
+    assert_eq!(decide(&contents(101, vec![silenced])).singles.len(), 1);
+}
+
+#[test]
+fn a_region_that_was_silent_in_between_is_back_and_was_not_down() {
+    let of = |notice: LaneNotice, event: &str| LaneNotice {
+        event: event.to_owned(),
+        payload: Json(json!({"event": event, "region": "eu"})),
+        ..notice
+    };
+    let begun = of(ended(opened(1, 0), 40), "region.silent");
+    let over = of(closed(1, 0, 40, "waiting"), "region.back");
+    let lane = contents(60, vec![begun, over]);
+    assert_eq!(verdicts(&decide(&lane).message.unwrap()), [(Verdict::Back, 1)]);
 }

@@ -106,7 +106,7 @@ impl NoticeChange {
 
     /// The notice is attempted by a message.
     pub fn attempt(key: &NoticeKey, notification_id: Uuid) -> Self {
-        Self { notification_id: Some(notification_id), ..Self::new(key) }
+        Self { reason: Some(None), notification_id: Some(notification_id), ..Self::new(key) }
     }
 
     /// The notice has been told by a message.

@@ -37,6 +37,7 @@ const WITH_OWNER_RIGHTS: &[(&str, &str)] = &[
     ("picket.regions_summarized()", "marks sites whose state may have changed"),
     ("picket.silence_summarized()", "marks sites whose state may have changed"),
     ("picket.count_schedules()", "counts the schedules that triggers of the owner write"),
+    ("picket.channels_before_delete()", "a trigger: locks lanes, which only the owner may"),
     ("picket.channels_removed()", "ends what waits for a channel"),
     // Work of coordinators on tables that they may not write.
     ("picket.ensure_partitions(integer,integer)", "creates partitions, which only the owner can"),
