@@ -39,7 +39,14 @@ impl FleetFixture {
         for process in [&coordinator, &prober, &sink, &notifier] {
             process.wait_ready().await;
         }
-        stack.execute_sql("INSERT INTO picket.channels (name, kind) VALUES ('ops', 'webhook')").await;
+        // The site that is down is told to a receiver.
+        let receiver = target.url("/ok");
+        stack
+            .execute_sql(&format!(
+                "INSERT INTO picket.channels (name, kind, settings) VALUES ('ops', 'webhook', jsonb_build_object('url', '{receiver}'));
+                 INSERT INTO picket.routes (name, channels) VALUES ('all', '{{ops}}')"
+            ))
+            .await;
         for path in ["/ok", "/status/500"] {
             let url = target.url(path);
             let sql = format!("INSERT INTO picket.sites (url, interval_seconds) VALUES ('{url}', 5)");
