@@ -77,10 +77,19 @@ async fn every_event_of_a_trigger_matches_its_type_and_schema() {
             "picket.event.region.back"
         ]
     );
+    let durations = world
+        .query_texts(
+            "SELECT (trunc(extract(epoch FROM (payload ->> 'closed_at')::timestamptz - (payload ->> 'opened_at')::timestamptz) * 1000)
+                     = (payload ->> 'duration_ms')::numeric)::text
+             FROM picket.outbox WHERE payload ->> 'event' = 'incident.closed'",
+        )
+        .await;
+    assert_eq!(durations, ["true"], "from the opening to the closing");
     let normalized = world
         .query_texts(
-            r#"SELECT regexp_replace(regexp_replace(regexp_replace(payload::text, '\d{4}-\d\d-\d\dT[0-9:.]{15}Z', 'TIME', 'g'),
-                   '\d{13}', 'MS'), 'in \d+ days', 'in N days')
+            r#"SELECT regexp_replace(regexp_replace(regexp_replace(regexp_replace(payload::text,
+                   '\d{4}-\d\d-\d\dT[0-9:.]{15}Z', 'TIME', 'g'), '\d{13}', 'MS'), 'in \d+ days', 'in N days'),
+                   '"duration_ms": \d+', '"duration_ms": MS')
                FROM picket.outbox ORDER BY id"#,
         )
         .await
