@@ -8,6 +8,7 @@ mod checks;
 mod incidents;
 mod ledger;
 mod live;
+mod location;
 mod maintenance;
 mod me;
 mod notifications;

@@ -212,7 +212,7 @@ async fn list_channels(options: ListChannelsOptions, matches: &ArgMatches) -> Re
             listing.add_row([
                 text_cell(&record.name),
                 text_cell(&record.kind),
-                status_cell(record.state_word()),
+                status_cell(record.state_word),
                 text_cell(format_timestamp(state.last_delivered_at.map(Into::into))),
                 text_cell(state.waiting),
                 text_cell(format_timestamp(state.oldest_waiting_at.map(Into::into))),

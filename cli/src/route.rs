@@ -148,33 +148,9 @@ fn describe_route(route: &RouteDefinition) -> String {
     format!(
         "{} of {} to {}{delay}",
         route.events.join(", "),
-        describe_sites(route),
+        route.describe_sites(),
         route.channels.join(", ")
     )
-}
-
-fn describe_sites(route: &RouteDefinition) -> String {
-    let mut parts = Vec::new();
-    if route.fallback {
-        parts.push("sites without another route".to_owned());
-    }
-    for (words, noun, joint) in
-        [(&route.tags, "tag", " or "), (&route.all_tags, "all tags", " and "), (&route.sites, "site", ", ")]
-    {
-        if !words.is_empty() {
-            parts.push(format!("{noun} {}", words.join(joint)));
-        }
-    }
-    if !route.regions.is_empty() {
-        parts.push(format!("down in {}", route.regions.join(" or ")));
-    }
-    if let Some(min) = route.min_regions {
-        parts.push(format!("down in {min} regions"));
-    }
-    match parts.is_empty() {
-        true => "all sites".to_owned(),
-        false => parts.join(", "),
-    }
 }
 
 /// The fields of a route that differ from their defaults.
@@ -233,7 +209,7 @@ async fn list_routes(options: ListRoutesOptions, matches: &ArgMatches) -> Result
                 text_cell(&record.name),
                 status_cell(if route.enabled { "active" } else { "paused" }),
                 text_cell(route.events.join(",")),
-                text_cell(describe_sites(route)),
+                text_cell(route.describe_sites()),
                 text_cell(route.channels.join(",")),
                 text_cell(describe_options(&record.fields)),
             ]);

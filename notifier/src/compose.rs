@@ -1,16 +1,25 @@
 //! Composes the message of a decision from what is true now.
 
-use std::collections::{BTreeMap, HashMap};
+mod csv;
+#[cfg(test)]
+mod tests;
+mod title;
 
-use picket_proto::{Cause, InstallationId, Timestamp};
+use std::collections::HashMap;
+
+use picket_proto::{Audience, Cause, ChannelKind, InstallationId, Timestamp};
 use picket_store::lanes::{FiringEvent, LaneNotice, OutageDetails};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use self::{
+    csv::write_csv,
+    title::{build_title, count_items},
+};
 use crate::{
     decide::{PlannedItem, PlannedMessage, payload_text},
     message::{Counts, Item, Message, ProgramEvent, Purpose, Severity, Verdict},
-    text::{describe_count, describe_item},
+    text::describe_item,
 };
 
 /// Items that a message names; the rest is counted.
@@ -238,98 +247,6 @@ fn describe_cause(cause: Cause) -> String {
     }
 }
 
-/// Frequencies over `items`, most frequent first, equal ones by name.
-fn count_items(items: &[Item]) -> Counts {
-    let count = |names: &mut dyn Iterator<Item = String>| {
-        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-        names.for_each(|name| *counts.entry(name).or_default() += 1);
-        let mut counts: Vec<_> = counts.into_iter().collect();
-        counts.sort_by_key(|(_, number)| std::cmp::Reverse(*number));
-        counts
-    };
-    Counts {
-        causes: count(
-            &mut items.iter().filter(|item| item.closed_at.is_none()).filter_map(|item| item.cause.clone()),
-        ),
-        regions: count(&mut items.iter().flat_map(|item| item.regions.iter().cloned())),
-        tags: count(&mut items.iter().flat_map(|item| item.tags.iter().cloned())),
-    }
-}
-
-/// The verdict and the count: `DOWN 42 sites with tag shop: connection refused (31), timeout (11)`.
-fn build_title(purpose: Purpose, items: &[Item]) -> String {
-    let prefix = match purpose {
-        Purpose::Test => "TEST ",
-        Purpose::Reminder => "STILL ",
-        _ => "",
-    };
-    if let [item] = items {
-        return format!("{prefix}{}", describe_item(item));
-    }
-    let mut verdicts: BTreeMap<Verdict, Vec<&Item>> = BTreeMap::new();
-    for item in items {
-        verdicts.entry(item.verdict).or_default().push(item);
-    }
-    let parts: Vec<String> = verdicts
-        .iter()
-        .map(|(verdict, items)| match items.as_slice() {
-            [item] => format!("{} {}", verdict.as_word(), item.name),
-            items => format!("{} {}", verdict.as_word(), describe_count(items.len(), noun_of(*verdict))),
-        })
-        .collect();
-    let mut title = format!("{prefix}{}", parts.join(", "));
-    if let Some(tag) = find_common_tag(items) {
-        title.push_str(&format!(" with tag {tag}"));
-    }
-    let causes: Vec<String> =
-        count_items(items).causes.iter().take(3).map(|(cause, count)| format!("{cause} ({count})")).collect();
-    if !causes.is_empty() {
-        title.push_str(&format!(": {}", causes.join(", ")));
-    }
-    title
-}
-
-fn noun_of(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Silent | Verdict::Back => "region",
-        Verdict::Failing | Verdict::Working => "channel",
-        Verdict::Warns | Verdict::WarningOver => "warning",
-        _ => "site",
-    }
-}
-
-fn find_common_tag(items: &[Item]) -> Option<&String> {
-    items.first()?.tags.iter().find(|tag| items.iter().all(|item| item.tags.contains(tag)))
-}
-
-/// All items as CSV (RFC 4180).
-fn write_csv(items: &[Item]) -> String {
-    let mut csv = "verdict,name,url,cause,explanation,regions,opened_at,closed_at,tags\r\n".to_owned();
-    for item in items {
-        let time = |at: Option<Timestamp>| at.map(|at| at.to_string()).unwrap_or_default();
-        let fields = [
-            item.verdict.as_word().to_owned(),
-            item.name.clone(),
-            item.url.clone().unwrap_or_default(),
-            item.cause.clone().unwrap_or_default(),
-            item.explanation.clone().unwrap_or_default(),
-            item.regions.join(" "),
-            time(Some(item.opened_at)),
-            time(item.closed_at),
-            item.tags.join(" "),
-        ];
-        csv.push_str(&fields.map(|field| quote_csv(&field)).join(","));
-        csv.push_str("\r\n");
-    }
-    csv
-}
-
-/// A field of CSV. A spreadsheet takes a text that begins with one of these characters for a formula.
-fn quote_csv(field: &str) -> String {
-    let guard = if field.starts_with(['=', '+', '-', '@', '\t', '\r']) { "'" } else { "" };
-    format!("\"{guard}{}\"", field.replace('"', "\"\""))
-}
-
 /// A message about an event as it was recorded, to repeat it to a program that forgets: with the same
 /// labels as the message that told of it.
 pub(crate) fn compose_repetition(
@@ -340,30 +257,37 @@ pub(crate) fn compose_repetition(
 ) -> Message {
     let verdict = Verdict::of_event(&event.event, &event.payload);
     let item = build_item(&EventView::of_firing(event), verdict, None, None, public_url, now);
+    let title = describe_item(&item);
+    let event = ProgramEvent {
+        name: event.event.clone(),
+        at: event.recorded_at.into(),
+        dedup_key: format!("{installation}/{}", event.subject),
+        is_end: event.is_end,
+        data: event.payload.0.clone(),
+    };
     Message {
-        id: Uuid::now_v7(),
-        purpose: Purpose::Alert,
-        severity: verdict.severity(),
-        title: describe_item(&item),
-        notes: Vec::new(),
         link: item.link.clone(),
         items: vec![item],
-        hidden_items: 0,
-        csv: None,
-        counts: Counts::default(),
-        composed_at: now,
-        is_repeat: false,
-        thread: None,
-        thread_ref: None,
-        receiver_ref: None,
-        body: None,
-        event: Some(ProgramEvent {
-            name: event.event.clone(),
-            at: event.recorded_at.into(),
-            dedup_key: format!("{installation}/{}", event.subject),
-            is_end: event.is_end,
-            data: event.payload.0.clone(),
-        }),
+        event: Some(event),
+        ..Message::new(Uuid::now_v7(), Purpose::Alert, verdict.severity(), title, now)
+    }
+}
+
+/// The message with which a person tries a channel out.
+pub(crate) fn compose_test(id: Uuid, channel: &str, kind: ChannelKind, now: Timestamp) -> Message {
+    let title = format!("TEST of channel {channel}: nothing is wrong");
+    let event = (kind.audience() == Audience::Programs).then(|| ProgramEvent {
+        name: "channel.test".to_owned(),
+        at: now,
+        dedup_key: format!("test/channel.{channel}.test.{id}"),
+        is_end: false,
+        data: json!({"v": 1, "id": id, "event": "channel.test", "channel": channel, "at": now}),
+    });
+    let note = Some("somebody tries this channel out".to_owned());
+    Message {
+        items: vec![Item { note, ..Item::new(Verdict::Test, channel.to_owned(), now) }],
+        event,
+        ..Message::new(id, Purpose::Test, Severity::Info, title, now)
     }
 }
 
@@ -388,148 +312,5 @@ fn build_event(told: &PlannedItem<'_>, context: &Context<'_>) -> ProgramEvent {
         dedup_key: format!("{installation}/{}", notice.subject),
         is_end: notice.is_end,
         data,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-    use sqlx::types::Json;
-
-    use super::*;
-    use crate::samples::notice;
-
-    fn site(number: i64, cause: &str, tags: &[&str]) -> LaneNotice {
-        LaneNotice {
-            transition_id: number,
-            incident_id: Some(number),
-            site_id: Some(number),
-            payload: Json(json!({
-                "event": "incident.opened", "site": format!("site-{number}.example"), "url": format!("https://site-{number}.example/"),
-                "tags": tags, "cause": cause, "message": "=1+1, \"quoted\"", "regions": ["eu", "us"], "regions_reporting": 3,
-                "opened_at": "2025-11-27T12:00:00.000000Z", "closed_at": null,
-                "first_failure_at": "2025-11-27T11:59:00.000000Z"
-            })),
-            ..notice()
-        }
-    }
-
-    fn outgoing(notices: &[LaneNotice], is_single: bool) -> PlannedMessage<'_> {
-        let tell = |notice| PlannedItem {
-            verdict: Verdict::Down,
-            notice,
-            keys: vec![notice.key()],
-            note: None,
-            attempted: None,
-        };
-        PlannedMessage {
-            id: Uuid::nil(),
-            purpose: Purpose::Alert,
-            group_key: None,
-            told: notices.iter().map(tell).collect(),
-            notes: Vec::new(),
-            is_single,
-            storm: None,
-        }
-    }
-
-    fn context() -> Context<'static> {
-        static DETAILS: std::sync::LazyLock<HashMap<i64, OutageDetails>> =
-            std::sync::LazyLock::new(HashMap::new);
-        Context {
-            now: "2025-11-27T12:10:00Z".parse().unwrap(),
-            public_url: Some("https://picket.example".to_owned()),
-            installation: Uuid::nil().into(),
-            details: &DETAILS,
-            thread: None,
-            is_repeat: false,
-            receiver_ref: None,
-        }
-    }
-
-    #[test]
-    fn a_title_has_the_verdict_the_count_the_common_tag_and_the_causes() {
-        let one = [site(1, "timeout", &["shop"])];
-        let message = compose(&outgoing(&one, false), &context());
-        assert_eq!(message.title, "DOWN site-1.example: timeout (2 of 3 regions)");
-        assert_eq!(message.link.as_deref(), Some("https://picket.example/incidents/1"));
-        assert_eq!(message.items[0].duration.as_secs(), 600);
-
-        let many: Vec<_> = (1..=42)
-            .map(|n| {
-                site(
-                    n,
-                    if n <= 31 { "connect" } else { "timeout" },
-                    &["shop", if n % 2 == 0 { "even" } else { "odd" }],
-                )
-            })
-            .collect();
-        let message = compose(&outgoing(&many, false), &context());
-        assert_eq!(message.title, "DOWN 42 sites with tag shop: no connection (31), timeout (11)");
-        assert_eq!((message.items.len(), message.hidden_items), (20, 22));
-        assert_eq!(message.counts.regions, [("eu".to_owned(), 42), ("us".to_owned(), 42)]);
-        assert_eq!(message.csv.unwrap().lines().count(), 43, "all of them");
-    }
-
-    #[test]
-    fn a_field_that_a_spreadsheet_would_take_for_a_formula_is_text() {
-        let many: Vec<_> = (1..=21).map(|n| site(n, "timeout", &[])).collect();
-        let csv = compose(&outgoing(&many, false), &context()).csv.unwrap();
-        assert!(csv.lines().nth(1).unwrap().contains("\"'=1+1, \"\"quoted\"\"\""), "{csv}");
-    }
-
-    #[test]
-    fn a_program_gets_the_event_as_recorded_with_a_key_of_this_installation() {
-        let one = [site(1, "timeout", &["shop"])];
-        let event = compose(&outgoing(&one, true), &context()).event.unwrap();
-        assert_eq!(event.name, "incident.opened");
-        assert_eq!(event.dedup_key, "00000000-0000-0000-0000-000000000000/incident.1.1");
-        assert_eq!(event.data["site"], "site-1.example");
-        assert_eq!(event.data["link"], "https://picket.example/incidents/1");
-        assert!(!event.is_end);
-    }
-
-    #[test]
-    fn a_repetition_is_about_the_same_site_under_the_same_key_as_the_message() {
-        let one = [site(1, "timeout", &["shop"])];
-        let told = compose(&outgoing(&one, true), &context());
-        let firing = FiringEvent {
-            event: one[0].event.clone(),
-            subject: one[0].subject.clone(),
-            is_end: false,
-            incident_id: one[0].incident_id,
-            site_id: one[0].site_id,
-            payload: one[0].payload.clone(),
-            recorded_at: one[0].recorded_at,
-        };
-        let now = context().now;
-        let again = compose_repetition(&firing, Uuid::nil().into(), Some("https://picket.example"), now);
-        let label = |message: &Message| {
-            let item = &message.items[0];
-            (item.name.clone(), item.url.clone(), item.verdict, item.link.clone())
-        };
-        assert_eq!(label(&again), label(&told));
-        assert_eq!(again.event.unwrap().dedup_key, told.event.unwrap().dedup_key);
-    }
-
-    #[test]
-    fn a_region_and_a_channel_have_their_names() {
-        let of = |event: &str, payload: Value| LaneNotice {
-            event: event.to_owned(),
-            incident_id: None,
-            site_id: None,
-            payload: Json(payload),
-            ..notice()
-        };
-        let notices = [
-            of(
-                "region.silent",
-                json!({"event": "region.silent", "region": "eu", "since": "2025-11-27T12:00:00Z"}),
-            ),
-            of("channel.failing", json!({"event": "channel.failing", "channel": "ops", "message": "403"})),
-        ];
-        let message = compose(&outgoing(&notices, false), &context());
-        let names: Vec<_> = message.items.iter().map(|item| item.name.as_str()).collect();
-        assert_eq!(names, ["eu", "ops"]);
     }
 }

@@ -53,6 +53,37 @@ pub struct Message {
     pub event: Option<ProgramEvent>,
 }
 
+impl Message {
+    /// A message with a title and nothing else.
+    pub(crate) fn new(
+        id: Uuid,
+        purpose: Purpose,
+        severity: Severity,
+        title: String,
+        composed_at: Timestamp,
+    ) -> Self {
+        Self {
+            id,
+            purpose,
+            severity,
+            title,
+            notes: Vec::new(),
+            items: Vec::new(),
+            hidden_items: 0,
+            csv: None,
+            counts: Counts::default(),
+            composed_at,
+            link: None,
+            is_repeat: false,
+            thread: None,
+            thread_ref: None,
+            receiver_ref: None,
+            body: None,
+            event: None,
+        }
+    }
+}
+
 /// What a message is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -67,6 +98,19 @@ pub enum Purpose {
     Digest,
     /// A person tries the channel out. Mentions are left out.
     Test,
+}
+
+impl Purpose {
+    /// The word in the database.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Alert => "alert",
+            Self::Reminder => "reminder",
+            Self::Escalation => "escalation",
+            Self::Digest => "digest",
+            Self::Test => "test",
+        }
+    }
 }
 
 /// How bad the most important item is.
@@ -152,6 +196,33 @@ pub struct Item {
     pub link: Option<String>,
     /// Sentence such as `silenced until now` or `flapping: 3 times in 40 min`.
     pub note: Option<String>,
+}
+
+impl Item {
+    /// An item with a name and nothing else.
+    pub(crate) fn new(verdict: Verdict, name: String, opened_at: Timestamp) -> Self {
+        Self {
+            verdict,
+            name,
+            url: None,
+            tags: Vec::new(),
+            incident_id: None,
+            cause: None,
+            cause_code: None,
+            explanation: None,
+            regions: Vec::new(),
+            regions_reporting: None,
+            first_failure_at: None,
+            opened_at,
+            closed_at: None,
+            duration: Duration::ZERO,
+            failed_checks: None,
+            http_status: None,
+            phases: Vec::new(),
+            link: None,
+            note: None,
+        }
+    }
 }
 
 fn serialize_as_millis<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

@@ -6,7 +6,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use picket_proto::{Audience, ChannelKind, Timestamp};
+use picket_proto::{ChannelKind, Timestamp};
 use picket_runtime::ErrorChain;
 use picket_store::{
     Store,
@@ -24,9 +24,9 @@ use crate::{
     aftermath::{EndedAttempt, follow_attempt},
     attempt::{Attempt, AttemptOutcome},
     channel::ChannelSettings,
-    compose::{Context, compose, list_shown_incidents},
+    compose::{Context, compose, compose_test, list_shown_incidents},
     decide::{Decision, PlannedMessage, decide},
-    message::{Item, Message, ProgramEvent, Purpose, Severity, Verdict},
+    message::{Message, Purpose},
     metrics::{Metrics, OutcomeLabels, ReasonLabel},
     sender::Sender,
 };
@@ -98,7 +98,7 @@ impl Worker {
         };
         let (kind, settings) = &usable;
         if let Some(test) = find_test(&contents) {
-            let mut message = build_test_message(test, &contents, *kind);
+            let mut message = compose_test(test, &contents.channel.name, *kind, contents.now);
             // Of a notifier that died in the middle.
             message.is_repeat = contents.messages.get(&test).is_some_and(|test| test.attempts > 0);
             let outgoing = PlannedMessage {
@@ -116,7 +116,6 @@ impl Worker {
             return Ok(Progress::Done);
         }
         let Decision { changes, singles, message, storm } = decide(&contents);
-        self.count_suppressed(&contents, &changes);
         let is_single = !singles.is_empty();
         let planned: Vec<_> = singles.into_iter().chain(message).collect();
         let channel = storm.map(|storm| ChannelChange {
@@ -127,6 +126,7 @@ impl Worker {
         if !work.is_empty() && !lanes::write_lane_work(&self.store, lane, &work, LEASE_TIME).await? {
             return Ok(Progress::LeaseLost);
         }
+        self.count_suppressed(&contents, &work.notices);
         if planned.is_empty() {
             return Ok(Progress::Done);
         }
@@ -273,7 +273,7 @@ impl Worker {
         };
         let ended = EndedAttempt {
             outgoing,
-            purpose: purpose_word(outgoing.purpose),
+            purpose: outgoing.purpose.as_str(),
             channel: &contents.channel,
             kind,
             number,
@@ -379,60 +379,8 @@ fn read_settings(contents: &LaneContents) -> Result<(ChannelKind, ChannelSetting
 }
 
 fn find_test(contents: &LaneContents) -> Option<Uuid> {
-    let tests = contents.messages.values().filter(|message| message.purpose == purpose_word(Purpose::Test));
+    let tests = contents.messages.values().filter(|message| message.purpose == Purpose::Test.as_str());
     tests.map(|test| test.notification_id).min()
-}
-
-fn build_test_message(id: Uuid, contents: &LaneContents, kind: ChannelKind) -> Message {
-    let name = contents.channel.name.clone();
-    let title = format!("TEST of channel {name}: nothing is wrong");
-    let event = (kind.audience() == Audience::Programs).then(|| ProgramEvent {
-        name: "channel.test".to_owned(),
-        at: contents.now,
-        dedup_key: format!("test/channel.{name}.test.{id}"),
-        is_end: false,
-        data: serde_json::json!({"v": 1, "id": id, "event": "channel.test", "channel": name, "at": contents.now}),
-    });
-    let item = Item {
-        verdict: Verdict::Test,
-        name,
-        url: None,
-        tags: Vec::new(),
-        incident_id: None,
-        cause: None,
-        cause_code: None,
-        explanation: None,
-        regions: Vec::new(),
-        regions_reporting: None,
-        first_failure_at: None,
-        opened_at: contents.now,
-        closed_at: None,
-        duration: Duration::ZERO,
-        failed_checks: None,
-        http_status: None,
-        phases: Vec::new(),
-        link: None,
-        note: Some("somebody tries this channel out".to_owned()),
-    };
-    Message {
-        id,
-        purpose: Purpose::Test,
-        severity: Severity::Info,
-        title,
-        notes: Vec::new(),
-        items: vec![item],
-        hidden_items: 0,
-        csv: None,
-        counts: crate::message::Counts::default(),
-        composed_at: contents.now,
-        link: None,
-        is_repeat: false,
-        thread: None,
-        thread_ref: None,
-        receiver_ref: None,
-        body: None,
-        event,
-    }
 }
 
 /// A test is a single attempt, which says nothing about the channel's failures.
@@ -452,23 +400,13 @@ fn end_test(end: &mut LaneWork, attempt: &Attempt) {
 fn change_of(id: Uuid, purpose: Purpose, group_key: Option<String>) -> NotificationChange {
     NotificationChange {
         id,
-        purpose: purpose_word(purpose),
+        purpose: purpose.as_str(),
         group_key,
         title: None,
         state: None,
         reason: None,
         next_attempt_at: None,
         receiver_ref: None,
-    }
-}
-
-fn purpose_word(purpose: Purpose) -> &'static str {
-    match purpose {
-        Purpose::Alert => "alert",
-        Purpose::Reminder => "reminder",
-        Purpose::Escalation => "escalation",
-        Purpose::Digest => "digest",
-        Purpose::Test => "test",
     }
 }
 

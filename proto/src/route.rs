@@ -238,6 +238,31 @@ impl RouteDefinition {
         }
     }
 
+    /// The sites and conditions of the route, in words.
+    pub fn describe_sites(&self) -> String {
+        let mut parts = Vec::new();
+        if self.fallback {
+            parts.push("sites without another route".to_owned());
+        }
+        for (words, noun, joint) in
+            [(&self.tags, "tag", " or "), (&self.all_tags, "all tags", " and "), (&self.sites, "site", ", ")]
+        {
+            if !words.is_empty() {
+                parts.push(format!("{noun} {}", words.join(joint)));
+            }
+        }
+        if !self.regions.is_empty() {
+            parts.push(format!("down in {}", self.regions.join(" or ")));
+        }
+        if let Some(min) = self.min_regions {
+            parts.push(format!("down in {min} regions"));
+        }
+        match parts.is_empty() {
+            true => "all sites".to_owned(),
+            false => parts.join(", "),
+        }
+    }
+
     /// Names of all channels of the route, those of its escalation too.
     pub fn named_channels(&self) -> impl Iterator<Item = &str> {
         self.channels.iter().chain(self.escalate.iter().flat_map(|step| &step.channels)).map(String::as_str)

@@ -91,6 +91,20 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION picket.lock_lanes IS 'Locks the lanes of a channel, or of all, until the transaction ends';
 
+-- Has lanes looked at in which a notice or a message is due.
+CREATE FUNCTION picket.wake_lanes() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    UPDATE picket.channel_lanes AS lane SET due_at = least(lane.due_at, clock_timestamp())
+    WHERE EXISTS (SELECT FROM picket.notices AS notice WHERE notice.channel = lane.channel AND notice.lane = lane.lane
+                  AND notice.state = 'waiting' AND notice.due_at <= clock_timestamp())
+       OR EXISTS (SELECT FROM picket.notifications AS message WHERE message.channel = lane.channel AND message.lane = lane.lane
+                  AND message.state = 'waiting' AND message.next_attempt_at <= clock_timestamp());
+END $$;
+COMMENT ON FUNCTION picket.wake_lanes IS 'Has lanes looked at in which a notice or a message is due';
+
 CREATE FUNCTION picket.channels_before() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -121,10 +135,7 @@ BEGIN
         UPDATE picket.notifications SET next_attempt_at = now() WHERE channel = NEW.name AND state = 'waiting';
         UPDATE picket.notices SET due_at = now()
         WHERE channel = NEW.name AND state = 'waiting' AND notification_id IS NOT NULL AND due_at > now();
-        UPDATE picket.channel_lanes AS lane SET due_at = least(lane.due_at, now())
-        WHERE lane.channel = NEW.name
-          AND EXISTS (SELECT FROM picket.notices AS notice
-                      WHERE notice.channel = NEW.name AND notice.lane = lane.lane AND notice.state = 'waiting');
+        PERFORM picket.wake_lanes();
     END IF;
     RETURN NULL;
 END $$;
@@ -225,9 +236,7 @@ CREATE FUNCTION picket.silences_after() RETURNS trigger
 BEGIN
     PERFORM picket.lock_lanes();
     UPDATE picket.notices SET due_at = now() WHERE state = 'waiting' AND reason = 'silenced';
-    UPDATE picket.channel_lanes AS lane SET due_at = least(lane.due_at, now())
-    WHERE EXISTS (SELECT FROM picket.notices AS notice WHERE notice.channel = lane.channel AND notice.lane = lane.lane
-                  AND notice.state = 'waiting' AND notice.due_at <= now());
+    PERFORM picket.wake_lanes();
     RETURN NULL;
 END $$;
 COMMENT ON FUNCTION picket.silences_after IS 'Has waiting notices looked at again when a silence is changed or removed';

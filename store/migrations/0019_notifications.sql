@@ -363,11 +363,7 @@ BEGIN
                    WHERE message.notification_id = notice.notification_id AND message.state = 'waiting')
            OR notice.notification_id IS NULL AND of_notification IS NULL AND notice.channel = of_channel
               AND (since IS NULL OR notice.ended_at >= since));
-    UPDATE picket.channel_lanes AS kept SET due_at = least(kept.due_at, clock_timestamp())
-    WHERE EXISTS (SELECT FROM picket.notices AS notice WHERE notice.channel = kept.channel AND notice.lane = kept.lane
-                  AND notice.state = 'waiting' AND notice.due_at <= clock_timestamp())
-       OR EXISTS (SELECT FROM picket.notifications AS message WHERE message.channel = kept.channel AND message.lane = kept.lane
-                  AND message.state = 'waiting' AND message.next_attempt_at <= clock_timestamp());
+    PERFORM picket.wake_lanes();
     RETURN messages + unsent;
 END $$;
 COMMENT ON FUNCTION picket.retry_failed IS 'Has failed notifications tried once more; returns their number';

@@ -103,7 +103,7 @@ pub(super) async fn show_route(
     let mut page = ListPage::new(
         visitor.frame(&name, Section::Notifications),
         format!("Route {name}"),
-        format!("Tells {} about {}", definition.channels.join(", "), describe_sites(&definition)),
+        format!("Tells {} about {}", definition.channels.join(", "), definition.describe_sites()),
     );
     page.tabs = Tab::list("/routes");
     if may_change(&visitor) {
@@ -245,28 +245,6 @@ fn build_reach_form(query: &ReachQuery) -> FormView {
     }
 }
 
-/// The sites and conditions of a route, in words.
-fn describe_sites(route: &RouteDefinition) -> String {
-    let mut parts = Vec::new();
-    if route.fallback {
-        parts.push("sites without another route".to_owned());
-    }
-    for (words, noun, joint) in
-        [(&route.tags, "tag", " or "), (&route.all_tags, "all tags", " and "), (&route.sites, "site", ", ")]
-    {
-        if !words.is_empty() {
-            parts.push(format!("{noun} {}", words.join(joint)));
-        }
-    }
-    if !route.regions.is_empty() {
-        parts.push(format!("down in {}", route.regions.join(" or ")));
-    }
-    if let Some(min) = route.min_regions {
-        parts.push(format!("down in {min} regions"));
-    }
-    if parts.is_empty() { "all sites".to_owned() } else { parts.join(", ") }
-}
-
 fn tabulate_routes(found: &[Route]) -> TableView {
     let columns = ["#Position", "Route", "State", "About", "Events", "Channels", "Remind", "Escalate"];
     TableView::new("routes", "Routes in their order", &columns)
@@ -295,7 +273,7 @@ fn tabulate_routes(found: &[Route]) -> TableView {
                 Cell::text(definition.position),
                 link,
                 Cell::text(if definition.enabled { "on" } else { "off" }),
-                Cell::text(describe_sites(definition)),
+                Cell::text(definition.describe_sites()),
                 Cell::text(definition.events.join(", ")),
                 Cell::text(definition.channels.join(", ")),
                 Cell::text(fields.remind.as_deref().unwrap_or("1h")),

@@ -7,7 +7,7 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use picket_store::{
     Error,
     channel_tests::TestProgress,
@@ -21,6 +21,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use self::body::{Channel, ChannelList, NewChannel, decode_channel, describe_fields};
 use super::{
     api_row::api_row,
+    location::respond_with_location,
     preconditions::{WRITE_ATTEMPTS, build_etag, check_if_match},
     site_body::merge_patch,
 };
@@ -77,12 +78,12 @@ async fn add_channel(
         }
         added => added?,
     }
-    let mut response = respond_with_channel(&find_channel(&api, &channel.name).await?, &access);
-    *response.status_mut() = StatusCode::CREATED;
-    if let Ok(location) = HeaderValue::try_from(format!("/api/v1/channels/{}", channel.name)) {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    Ok(response)
+    let location = format!("/api/v1/channels/{}", channel.name);
+    Ok(respond_with_location(
+        StatusCode::CREATED,
+        &location,
+        respond_with_channel(&find_channel(&api, &channel.name).await?, &access),
+    ))
 }
 
 /// Reads a channel with its state.
@@ -265,14 +266,11 @@ async fn test_channel(
     let (id, progress) = send_test(&api, &name).await?;
     let is_over = progress.is_over();
     let body = TestResult { channel: name, notification_id: id.to_string(), progress: progress.into() };
-    let mut response = Json(body).into_response();
-    if !is_over {
-        *response.status_mut() = StatusCode::ACCEPTED;
-        if let Ok(location) = HeaderValue::try_from(format!("/api/v1/notifications/{id}")) {
-            response.headers_mut().insert(header::LOCATION, location);
-        }
-    }
-    Ok(response)
+    let location = format!("/api/v1/notifications/{id}");
+    Ok(match is_over {
+        true => Json(body).into_response(),
+        false => respond_with_location(StatusCode::ACCEPTED, &location, Json(body)),
+    })
 }
 
 async fn write_channel(

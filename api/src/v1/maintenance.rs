@@ -5,7 +5,7 @@ use axum::{
     extract::{OriginalUri, State},
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use picket_proto::{SiteId, Timestamp, ValidationError};
 use picket_runtime::clock::wall_clock_now;
 use picket_store::maintenance::{self, MaintenanceTarget, MaintenanceWindow, WindowFilter};
@@ -15,6 +15,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     api_row::api_row,
+    location::respond_with_location,
     paging::{Page, PageRequest},
     preconditions::{WRITE_ATTEMPTS, build_etag, check_if_match},
     sites::find_site,
@@ -161,12 +162,8 @@ async fn add_window(
     let from = fields.from.unwrap_or_else(wall_clock_now);
     let id = maintenance::add_window(&api.store, &target, from, fields.to).await?;
     let window = find_window(&api, &access, id).await?;
-    let mut response = respond_with_window(window);
-    *response.status_mut() = StatusCode::CREATED;
-    if let Ok(location) = HeaderValue::try_from(format!("/api/v1/maintenance/{id}")) {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    Ok(response)
+    let location = format!("/api/v1/maintenance/{id}");
+    Ok(respond_with_location(StatusCode::CREATED, &location, respond_with_window(window)))
 }
 
 /// Reads a window.

@@ -5,9 +5,9 @@ mod account;
 use axum::{
     Json,
     extract::{OriginalUri, State},
-    response::{IntoResponse, Response},
+    response::Response,
 };
-use http::{HeaderValue, StatusCode, header};
+use http::StatusCode;
 use picket_store::{
     DbTimestamp,
     notifications::{
@@ -22,6 +22,7 @@ use uuid::Uuid;
 
 use super::{
     api_row::api_row,
+    location::respond_with_location,
     paging::{Page, PageRequest},
 };
 use crate::{
@@ -248,11 +249,8 @@ async fn retry_notification(
 ) -> Result<Response, Problem> {
     retry(&api, &access, id).await?;
     let notification = Notification::from(find_notification(&api, &access, id).await?);
-    let mut response = (StatusCode::ACCEPTED, Json(notification)).into_response();
-    if let Ok(location) = HeaderValue::try_from(format!("/api/v1/notifications/{id}")) {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    Ok(response)
+    let location = format!("/api/v1/notifications/{id}");
+    Ok(respond_with_location(StatusCode::ACCEPTED, &location, Json(notification)))
 }
 
 /// Has a failed notification within the tag limit tried once more.

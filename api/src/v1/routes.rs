@@ -8,7 +8,7 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use picket_proto::{route::name_routes, validation::sanitize_text};
 use picket_store::{
     Error,
@@ -22,6 +22,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use self::body::{Route, RouteFields, RouteList, decode_route, describe_fields};
 use super::{
+    location::respond_with_location,
     preconditions::{WRITE_ATTEMPTS, build_etag, check_if_match},
     site_body::merge_patch,
 };
@@ -85,12 +86,12 @@ async fn add_route(
         }
         added => added?,
     };
-    let mut response = respond_with_route(&require_route(&api, &route.name).await?);
-    *response.status_mut() = StatusCode::CREATED;
-    if let Ok(location) = HeaderValue::try_from(format!("/api/v1/routes/{}", route.name)) {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    Ok(response)
+    let location = format!("/api/v1/routes/{}", route.name);
+    Ok(respond_with_location(
+        StatusCode::CREATED,
+        &location,
+        respond_with_route(&require_route(&api, &route.name).await?),
+    ))
 }
 
 /// Reads a route.

@@ -5,7 +5,7 @@ use axum::{
     extract::{OriginalUri, State},
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use picket_proto::{SiteId, Timestamp, ValidationError};
 use picket_runtime::clock::wall_clock_now;
 use picket_store::silences::{
@@ -19,6 +19,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     api_row::api_row,
+    location::respond_with_location,
     paging::{Page, PageRequest},
     preconditions::{WRITE_ATTEMPTS, build_etag, check_if_match},
     sites::find_site,
@@ -172,12 +173,12 @@ async fn add_silence(
         created_by: Some(access.name.clone()),
     };
     let id = insert_silence(&api.store, &new).await?;
-    let mut response = respond_with_silence(find_silence(&api, &access, id).await?);
-    *response.status_mut() = StatusCode::CREATED;
-    if let Ok(location) = HeaderValue::try_from(format!("/api/v1/silences/{id}")) {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    Ok(response)
+    let location = format!("/api/v1/silences/{id}");
+    Ok(respond_with_location(
+        StatusCode::CREATED,
+        &location,
+        respond_with_silence(find_silence(&api, &access, id).await?),
+    ))
 }
 
 /// Reads a silence.

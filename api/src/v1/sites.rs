@@ -9,7 +9,7 @@ use axum::{
     extract::{DefaultBodyLimit, State},
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use picket_proto::{SiteId, site::SiteSpec};
 use picket_store::{
     Error,
@@ -22,6 +22,7 @@ use utoipa_axum::{
 };
 
 use super::{
+    location::respond_with_location,
     preconditions::{WRITE_ATTEMPTS, build_etag, check_if_match, is_not_modified},
     site_body::{Site, SiteFields, invalid_definition, merge_patch},
     site_secrets::{adopt_stored_names, keep_hidden_values},
@@ -79,12 +80,8 @@ async fn create_site(
     };
     request_first_checks(&api, &access, [(id, &spec)]);
     let created = find_site(&api, &access, id).await?;
-    let mut response = respond_with_site(&created, &access);
-    *response.status_mut() = StatusCode::CREATED;
-    if let Ok(location) = HeaderValue::try_from(format!("/api/v1/sites/{id}")) {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    Ok(response)
+    let location = format!("/api/v1/sites/{id}");
+    Ok(respond_with_location(StatusCode::CREATED, &location, respond_with_site(&created, &access)))
 }
 
 /// Reads the definition of a site.

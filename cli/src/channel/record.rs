@@ -26,6 +26,9 @@ pub(super) struct ChannelRecord {
     settings: Map<String, Value>,
     #[serde(flatten)]
     pub(super) state: ChannelState,
+    /// The state as a single word.
+    #[serde(skip)]
+    pub(super) state_word: &'static str,
     /// Why the definition cannot be read.
     unreadable: Option<String>,
     created_at: Timestamp,
@@ -43,6 +46,7 @@ impl From<&Channel> for ChannelRecord {
             pace_ms: definition.ok().and_then(|definition| definition.pace_ms),
             settings: definition.map_or_else(|_| Map::new(), |definition| definition.settings.clone()),
             state: channel.state.clone(),
+            state_word: channel.state_word(),
             unreadable: definition.err().map(ToString::to_string),
             created_at: channel.created_at,
             updated_at: channel.updated_at,
@@ -51,19 +55,6 @@ impl From<&Channel> for ChannelRecord {
 }
 
 impl ChannelRecord {
-    /// State of the channel as one word.
-    pub(super) fn state_word(&self) -> &'static str {
-        match (self.enabled, &self.state) {
-            (Some(false), _) => "paused",
-            (None, _) => "problem",
-            (_, state) if state.problem.is_some() => "problem",
-            (_, state) if state.is_failing => "failing",
-            (_, state) if state.failing_since.is_some() => "retrying",
-            (_, state) if state.last_delivered_at.is_some() => "delivers",
-            _ => "new",
-        }
-    }
-
     /// What keeps the channel from delivering, in words.
     pub(super) fn problem_text(&self) -> Option<String> {
         let failure = self.state.failing_since.and_then(|since| {
@@ -81,7 +72,7 @@ pub(super) fn show_channel(channel: &Channel, output: OutputOptions) -> Result<(
         return print_data(&to_pretty_json(&[record]));
     }
     let mut lines = TextTable::new(["CHANNEL", &record.name], "");
-    lines.add_row([text_cell("state"), status_cell(record.state_word())]);
+    lines.add_row([text_cell("state"), status_cell(record.state_word)]);
     let mut add = |name: &str, value: Option<String>| {
         if let Some(value) = value {
             lines.add_row([text_cell(name), text_cell(value)]);

@@ -64,7 +64,7 @@ pub(super) fn decide_fates(contents: &LaneContents) -> Vec<(&LaneNotice, Fate<'_
                         }
                         Some(Fate::Suppress(reason)) => Fate::Suppress(reason),
                         // Programs are told of the beginning first.
-                        Some(Fate::Notify(_)) => plan_item(notice, Verdict::of_end(notice)),
+                        Some(Fate::Notify(_)) => plan_item(notice, Verdict::of_notice(notice)),
                         Some(Fate::Wait(until, reason)) => Fate::Wait(*until, *reason),
                         None => decide_end(notice, contents.now),
                     }
@@ -119,7 +119,7 @@ fn decide_beginning(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
             Some("outside_hours") if !is_attempted => Fate::Suppress("outside_hours"),
             _ if !is_attempted && notice.silenced_until.is_some() => Fate::Suppress("silenced"),
             _ if !is_attempted && lasted < delay_time(notice) + wait => Fate::Suppress("brief"),
-            _ if !is_for_people(notice) => plan_item(notice, Verdict::of_beginning(notice)),
+            _ if !is_for_people(notice) => plan_item(notice, Verdict::of_notice(notice)),
             _ if is_flapping(notice) => Fate::Suppress("flapping"),
             _ if now.saturating_duration_since(ended) > STALE_TIME => Fate::Suppress("stale"),
             _ => plan_item(notice, Verdict::WasDown),
@@ -146,7 +146,7 @@ fn decide_beginning(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
         Some("outside_hours") => Some("held back until the hours of the route".to_owned()),
         _ => None,
     };
-    plan_item_with_note(notice, Verdict::of_beginning(notice), note)
+    plan_item_with_note(notice, Verdict::of_notice(notice), note)
 }
 
 fn is_flapping(notice: &LaneNotice) -> bool {
@@ -157,7 +157,7 @@ fn decide_end(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
     match notice.begun_state.as_deref() {
         // The channel knows that the site flapped, or that it was down once it was steady.
         Some("suppressed") if notice.begun_reason.as_deref() == Some("flapping") && !notice.is_flapping => {
-            plan_item(notice, Verdict::of_end(notice))
+            plan_item(notice, Verdict::of_notice(notice))
         }
         Some("suppressed") => Fate::Suppress(known_reason(notice.begun_reason.as_deref())),
         Some("waiting") => Fate::Wait(now.saturating_add(RETRY_TIME), None),
@@ -173,7 +173,7 @@ fn decide_end(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
             }
             match state {
                 Some("failed") if is_for_people(notice) => plan_item(notice, Verdict::WasDown),
-                _ => plan_item(notice, Verdict::of_end(notice)),
+                _ => plan_item(notice, Verdict::of_notice(notice)),
             }
         }
     }
@@ -209,7 +209,7 @@ fn decide_later(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
         true => format!("still so after {lasting}"),
         false => format!("nobody has acknowledged for {lasting}"),
     };
-    plan_item_with_note(notice, Verdict::of_beginning(notice), Some(note))
+    plan_item_with_note(notice, Verdict::of_notice(notice), Some(note))
 }
 
 /// A site that was flapping: told once it has not changed for a time.
@@ -240,22 +240,17 @@ pub(super) fn delay_time(notice: &LaneNotice) -> Duration {
 }
 
 impl Verdict {
-    /// The verdict of an event that begins something.
-    fn of_beginning(notice: &LaneNotice) -> Self {
+    /// The verdict of a notice's event.
+    fn of_notice(notice: &LaneNotice) -> Self {
         Self::of_event(&notice.event, &notice.payload)
     }
 
     /// The verdict of what began and ended without being told in between.
     fn of_both(begun: &LaneNotice, ended: &LaneNotice) -> Self {
-        match Self::of_end(ended) {
+        match Self::of_notice(ended) {
             Self::Up if begun.event == "incident.opened" => Self::WasDown,
             verdict => verdict,
         }
-    }
-
-    /// The verdict of an event that ends something.
-    fn of_end(notice: &LaneNotice) -> Self {
-        Self::of_event(&notice.event, &notice.payload)
     }
 
     /// The verdict of an event.

@@ -141,7 +141,6 @@ fn an_incident_that_was_attempted_is_not_brief_since_the_receiver_may_know_of_it
             purpose: "alert".to_owned(),
             attempts: 1,
             created_at: at(1).into(),
-            next_attempt_at: at(6).into(),
             is_end_unknown: true,
             receiver_ref: None,
         },

@@ -1,0 +1,138 @@
+use serde_json::json;
+use sqlx::types::Json;
+
+use super::*;
+use crate::samples::notice;
+
+fn site(number: i64, cause: &str, tags: &[&str]) -> LaneNotice {
+    LaneNotice {
+        transition_id: number,
+        incident_id: Some(number),
+        site_id: Some(number),
+        payload: Json(json!({
+            "event": "incident.opened", "site": format!("site-{number}.example"), "url": format!("https://site-{number}.example/"),
+            "tags": tags, "cause": cause, "message": "=1+1, \"quoted\"", "regions": ["eu", "us"], "regions_reporting": 3,
+            "opened_at": "2025-11-27T12:00:00.000000Z", "closed_at": null,
+            "first_failure_at": "2025-11-27T11:59:00.000000Z"
+        })),
+        ..notice()
+    }
+}
+
+fn outgoing(notices: &[LaneNotice], is_single: bool) -> PlannedMessage<'_> {
+    let tell = |notice| PlannedItem {
+        verdict: Verdict::Down,
+        notice,
+        keys: vec![notice.key()],
+        note: None,
+        attempted: None,
+    };
+    PlannedMessage {
+        id: Uuid::nil(),
+        purpose: Purpose::Alert,
+        group_key: None,
+        told: notices.iter().map(tell).collect(),
+        notes: Vec::new(),
+        is_single,
+        storm: None,
+    }
+}
+
+fn context() -> Context<'static> {
+    static DETAILS: std::sync::LazyLock<HashMap<i64, OutageDetails>> = std::sync::LazyLock::new(HashMap::new);
+    Context {
+        now: "2025-11-27T12:10:00Z".parse().unwrap(),
+        public_url: Some("https://picket.example".to_owned()),
+        installation: Uuid::nil().into(),
+        details: &DETAILS,
+        thread: None,
+        is_repeat: false,
+        receiver_ref: None,
+    }
+}
+
+#[test]
+fn a_title_has_the_verdict_the_count_the_common_tag_and_the_causes() {
+    let one = [site(1, "timeout", &["shop"])];
+    let message = compose(&outgoing(&one, false), &context());
+    assert_eq!(message.title, "DOWN site-1.example: timeout (2 of 3 regions)");
+    assert_eq!(message.link.as_deref(), Some("https://picket.example/incidents/1"));
+    assert_eq!(message.items[0].duration.as_secs(), 600);
+
+    let many: Vec<_> = (1..=42)
+        .map(|n| {
+            site(
+                n,
+                if n <= 31 { "connect" } else { "timeout" },
+                &["shop", if n % 2 == 0 { "even" } else { "odd" }],
+            )
+        })
+        .collect();
+    let message = compose(&outgoing(&many, false), &context());
+    assert_eq!(message.title, "DOWN 42 sites with tag shop: no connection (31), timeout (11)");
+    assert_eq!((message.items.len(), message.hidden_items), (20, 22));
+    assert_eq!(message.counts.regions, [("eu".to_owned(), 42), ("us".to_owned(), 42)]);
+    assert_eq!(message.csv.unwrap().lines().count(), 43, "all of them");
+}
+
+#[test]
+fn a_field_that_a_spreadsheet_would_take_for_a_formula_is_text() {
+    let many: Vec<_> = (1..=21).map(|n| site(n, "timeout", &[])).collect();
+    let csv = compose(&outgoing(&many, false), &context()).csv.unwrap();
+    assert!(csv.lines().nth(1).unwrap().contains("\"'=1+1, \"\"quoted\"\"\""), "{csv}");
+}
+
+#[test]
+fn a_program_gets_the_event_as_recorded_with_a_key_of_this_installation() {
+    let one = [site(1, "timeout", &["shop"])];
+    let event = compose(&outgoing(&one, true), &context()).event.unwrap();
+    assert_eq!(event.name, "incident.opened");
+    assert_eq!(event.dedup_key, "00000000-0000-0000-0000-000000000000/incident.1.1");
+    assert_eq!(event.data["site"], "site-1.example");
+    assert_eq!(event.data["link"], "https://picket.example/incidents/1");
+    assert!(!event.is_end);
+}
+
+#[test]
+fn a_repetition_is_about_the_same_site_under_the_same_key_as_the_message() {
+    let one = [site(1, "timeout", &["shop"])];
+    let told = compose(&outgoing(&one, true), &context());
+    let firing = FiringEvent {
+        event: one[0].event.clone(),
+        subject: one[0].subject.clone(),
+        is_end: false,
+        incident_id: one[0].incident_id,
+        site_id: one[0].site_id,
+        payload: one[0].payload.clone(),
+        recorded_at: one[0].recorded_at,
+    };
+    let now = context().now;
+    let again = compose_repetition(&firing, Uuid::nil().into(), Some("https://picket.example"), now);
+    let label = |message: &Message| {
+        let item = &message.items[0];
+        (item.name.clone(), item.url.clone(), item.verdict, item.link.clone())
+    };
+    assert_eq!(label(&again), label(&told));
+    assert_eq!(again.event.unwrap().dedup_key, told.event.unwrap().dedup_key);
+}
+
+#[test]
+fn a_region_and_a_channel_have_their_names() {
+    let of = |event: &str, payload: Value| LaneNotice {
+        event: event.to_owned(),
+        incident_id: None,
+        site_id: None,
+        payload: Json(payload),
+        ..notice()
+    };
+    let notices = [
+        of(
+            "region.silent",
+            json!({"event": "region.silent", "region": "eu", "since": "2025-11-27T12:00:00Z"}),
+        ),
+        of("channel.failing", json!({"event": "channel.failing", "channel": "ops", "message": "403"})),
+    ];
+    let message = compose(&outgoing(&notices, false), &context());
+    let names: Vec<_> = message.items.iter().map(|item| item.name.as_str()).collect();
+    assert_eq!(names, ["eu", "ops"]);
+}
