@@ -107,7 +107,7 @@ async fn a_delay_applies_to_the_line_and_not_to_each_byte() {
 
     sent.unwrap();
     received.unwrap();
-    assert!(took >= 2 * one_way && took < 8 * one_way, "{took:?}");
+    assert!(took >= 2 * one_way && took < 20 * one_way, "{took:?}");
 }
 
 #[tokio::test]

@@ -151,7 +151,7 @@ async fn a_silent_server_costs_a_third_of_the_time_and_all_recipients_wait() {
     })
     .await;
     for security in ["none", "starttls", "implicit"] {
-        let settings = EmailSettings { timeout_ms: Some(1_500), ..settings_for(port, security, None) };
+        let settings = EmailSettings { timeout_ms: Some(4_500), ..settings_for(port, security, None) };
         let started = Instant::now();
         let attempt = sender_for(port, PASSWORD).deliver(&settings, &samples::down()).await;
         assert!(!is_failing(&attempt));
@@ -160,7 +160,7 @@ async fn a_silent_server_costs_a_third_of_the_time_and_all_recipients_wait() {
             "{}",
             attempt.message
         );
-        assert!(started.elapsed() < Duration::from_millis(1_500), "{:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_millis(4_500), "{:?}", started.elapsed());
     }
 }
 
