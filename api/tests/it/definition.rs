@@ -114,7 +114,7 @@ fn other_requests_are_answered_while_the_regexes_of_a_definition_are_compiled() 
         let occupying = spawn_blocking(move || held.recv());
 
         let mut applying = pin!(put(&api, &token, "?dry_run=true", &definition));
-        for _ in 0..20 {
+        for _ in 0..100 {
             tokio::select! {
                 biased;
                 applied = &mut applying => panic!("compiled on the thread of all requests: {}", applied.text),
