@@ -84,6 +84,18 @@ impl SiteFilter<'_> {
             && tag_limit.is_none()
     }
 
+    /// True if nothing but words is asked for.
+    pub(super) fn selects_by_words_alone(&self) -> bool {
+        let Self { status, tag, region, query, enabled, ids, tag_limit } = self;
+        query.is_some()
+            && status.is_empty()
+            && tag.is_none()
+            && region.is_none()
+            && enabled.is_none()
+            && ids.is_none()
+            && tag_limit.is_none()
+    }
+
     /// Adds SELECT with `columns`, given the column of the site's id, FROM with the tables that the
     /// conditions read, `first` before them, and WHERE. Returns that column.
     pub(super) fn push_select(
