@@ -27,7 +27,7 @@ use crate::{
 /// Sites on a page.
 const PAGE_ROWS: u32 = 50;
 /// Number up to which the sites that a filter selects are counted.
-const MAX_COUNTED: i64 = 500;
+const MAX_COUNTED: i64 = 200;
 /// Days of the drawing of each site.
 const STRIP_DAYS: usize = 90;
 

@@ -105,7 +105,8 @@ async fn a_definition_of_several_mebibytes_is_applied() {
 /// Occupies the only thread for work that blocks, so that the comparison of a definition waits for it.
 #[test]
 fn other_requests_are_answered_while_the_regexes_of_a_definition_are_compiled() {
-    let runtime = runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+    let runtime =
+        runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
     runtime.block_on(async {
         let api = TestApi::start().await;
         let token = api.create_admin_token().await;

@@ -1,6 +1,9 @@
 //! Many sites at once.
 
+use std::time::Duration;
+
 use picket_harness::receiver::Answer;
+use tokio::time::interval;
 
 use crate::drill::Drill;
 
@@ -9,7 +12,7 @@ async fn count_messages(drill: &Drill, path: &str) -> usize {
 }
 
 #[tokio::test]
-async fn n10_three_thousand_sites_down_at_once_are_few_messages_to_people_and_every_event_to_programs() {
+async fn n10_three_thousand_sites_down_within_10_s_are_few_messages_to_people_and_every_event_to_programs() {
     const SITES: i64 = 3_000;
     let drill = Drill::start(2).await;
     drill.add_sites(SITES).await;
@@ -18,7 +21,9 @@ async fn n10_three_thousand_sites_down_at_once_are_few_messages_to_people_and_ev
     drill.add_route("all", &["phone", "hook"], &[]).await;
     drill.receiver.answer(Answer::status(200));
 
+    let mut seconds = interval(Duration::from_secs(1));
     for batch in 0..10 {
+        seconds.tick().await;
         drill.open_incidents(batch * SITES / 10 + 1, (batch + 1) * SITES / 10).await;
     }
     drill.wait_requests(usize::try_from(SITES).unwrap() + 1).await;
@@ -36,12 +41,12 @@ async fn n10_three_thousand_sites_down_at_once_are_few_messages_to_people_and_ev
     print_speed(&drill).await;
 }
 
-/// Prints what `BENCHMARKS.md` records: timing decides no test.
+/// Prints what `BENCHMARKS.md` records, of the incidents that opened: timing decides no test.
 #[expect(clippy::print_stdout, reason = "the output is for a person")]
 async fn print_speed(drill: &Drill) {
     let planned: (f64, f64) = sqlx::query_as(
         "SELECT percentile_disc(0.99) WITHIN GROUP (ORDER BY extract(epoch FROM planned_at - recorded_at))::float8,
-                max(extract(epoch FROM planned_at - recorded_at))::float8 FROM picket.transitions",
+                max(extract(epoch FROM planned_at - recorded_at))::float8 FROM picket.transitions WHERE event = 'incident.opened'",
     )
     .fetch_one(&drill.stack.database)
     .await
@@ -51,7 +56,7 @@ async fn print_speed(drill: &Drill) {
          FROM (SELECT extract(epoch FROM min(attempt.started_at) - transition.recorded_at) AS waited
                FROM picket.notices AS notice JOIN picket.transitions AS transition USING (transition_id)
                JOIN picket.delivery_attempts AS attempt USING (notification_id)
-               WHERE notice.channel = 'hook' GROUP BY transition.transition_id, transition.recorded_at) AS first",
+               WHERE notice.channel = 'hook' AND transition.event = 'incident.opened' GROUP BY transition.transition_id, transition.recorded_at) AS first",
     )
     .fetch_one(&drill.stack.database)
     .await
