@@ -52,7 +52,7 @@ pub(super) fn generate() -> String {
         "\n## Template examples\n\n{}",
         format_table(&["Template", "In", "Prints"], &examples.collect::<Vec<_>>())
     );
-    let variables = EXEC_VARIABLES.iter().map(|(name, meaning)| vec![code_span(name), end_sentence(meaning)]);
+    let variables = EXEC_VARIABLES.iter().map(|(name, meaning)| vec![code_span(name), to_sentence(meaning)]);
     text += &format!(
         "\n## Variables of a program\n\n{}",
         format_table(&["Variable", "Value"], &variables.collect::<Vec<_>>())
@@ -87,7 +87,7 @@ fn setting_row(setting: &ChannelSetting) -> Vec<String> {
         SettingDefault::Described(words) => words.to_owned(),
     };
     let allowed = setting.form.to_string().replace("{\"secret\": NAME}", "`{\"secret\": NAME}`");
-    vec![code_span(setting.name), default, allowed, end_sentence(setting.meaning)]
+    vec![code_span(setting.name), default, allowed, to_sentence(setting.meaning)]
 }
 
 fn variable_row(variable: &TemplateVariable) -> Vec<String> {
@@ -95,5 +95,12 @@ fn variable_row(variable: &TemplateVariable) -> Vec<String> {
         true => format!("{}, or none", variable.form.as_str()),
         false => variable.form.as_str().to_owned(),
     };
-    vec![code_span(variable.name), form, end_sentence(variable.meaning)]
+    vec![code_span(variable.name), form, to_sentence(variable.meaning)]
+}
+
+/// A part of a sentence as a whole one.
+fn to_sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    let first: String = letters.next().into_iter().flat_map(char::to_uppercase).collect();
+    end_sentence(&format!("{first}{}", letters.as_str()))
 }

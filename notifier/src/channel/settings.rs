@@ -116,8 +116,8 @@ pub(super) fn check_secret(name: &str, secret: &SecretRef) -> Result<(), Validat
 
 /// Parses a URL of the settings. It has no credentials, since everyone who sees the channel sees it.
 pub(super) fn parse_url(name: &str, text: &str) -> Result<Url, ValidationError> {
-    let allowed = "an http or https URL without user, password and fragment; a URL that is a credential is \
-        given as {\"secret\": NAME}";
+    let allowed = "an http or https URL without user, password and fragment; a credential is given by the \
+        name of a secret";
     let parsed = Url::parse(text).ok().filter(|url| {
         let has_login = !url.username().is_empty() || url.password().is_some();
         matches!(url.scheme(), "http" | "https") && url.has_host() && !has_login && url.fragment().is_none()

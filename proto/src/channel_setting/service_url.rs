@@ -54,7 +54,8 @@ fn describe_storage(kind: ChannelKind, host: &str) -> String {
         _ => ("the URL", format!("--url secret:{kind}")),
     };
     format!(
-        "no URL of {kind}, which is a credential. Keep {value} in the secrets file of the notifiers: [secret.{kind}], \
-         value = '…', hosts = ['{host}']; then give its name: picket channel add NAME --kind {kind} {options}"
+        "the name of a secret, because a URL of {kind} is a credential. Keep {value} in the secrets file of the \
+         notifiers (.picket/secrets.toml of picket up): [secret.{kind}], value = '…', hosts = ['{host}']; then give its \
+         name: picket channel add NAME --kind {kind} {options}"
     )
 }

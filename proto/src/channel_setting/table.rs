@@ -75,14 +75,9 @@ pub(super) fn own_settings(kind: ChannelKind) -> &'static [ChannelSetting] {
                         "secrets",
                         Secrets,
                         Absent,
-                        "secrets that sign each request, whsec_…; several during a change",
+                        "secrets that sign each request; several during a change",
                     ),
-                    setting(
-                        "signing_key",
-                        Secret,
-                        Absent,
-                        "private key that signs each request, whsk_… (Ed25519)",
-                    ),
+                    setting("signing_key", Secret, Absent, "private key that signs each request (Ed25519)"),
                     setting("headers", SecretMap, Absent, "further headers, at most 16"),
                 ]
             }
