@@ -129,12 +129,12 @@ fn settings_that_cannot_be_used_are_refused_by_their_names() {
     let url = "https://hooks.example.com/";
     let many: serde_json::Map<_, _> = (0..17).map(|number| (format!("X-{number}"), json!("a"))).collect();
     for (settings, field) in [
-        (json!({}), "settings"),
+        (json!({}), "settings.url"),
         (json!({"url": "ftp://a.example"}), "settings.url"),
         (json!({"url": "https://me:MARKED@a.example"}), "settings.url"),
         (json!({"url": {"secret": "MARKED"}}), "settings.url.secret"),
         (json!({"url": 7}), "settings.url"),
-        (json!({"url": url, "secrets": [{"secret": "whsec_MARKED"}]}), "settings.secrets.secret"),
+        (json!({"url": url, "secrets": [{"secret": "whsec_MARKED"}]}), "settings.secrets[0].secret"),
         (json!({"url": url, "secrets": vec![json!({"secret": "a"}); 5]}), "settings.secrets"),
         (
             json!({"url": url, "headers": {"Authorization": "Bearer MARKED"}}),
