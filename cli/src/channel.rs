@@ -1,5 +1,6 @@
 //! `picket channel`: destinations of notifications.
 
+mod kinds;
 mod record;
 mod settings;
 mod test;
@@ -9,7 +10,7 @@ use picket_proto::{ChannelKind, channel_definition::ChannelDefinition};
 use picket_runtime::options::DurationArg;
 use picket_store::{Store, channels};
 
-use self::{record::ChannelRecord, settings::SettingArgs, test::TestChannelOptions};
+use self::{kinds::KindsOptions, record::ChannelRecord, settings::SettingArgs, test::TestChannelOptions};
 pub(crate) use self::{record::format_setting, settings::validate_settings};
 use crate::{
     connect::DatabaseArgs,
@@ -25,13 +26,21 @@ pub(crate) enum ChannelCommand {
     #[command(after_help = "\
 A credential is never given here: 'secret:NAME' names an entry of the file that PICKET_SECRETS_FILE of the notifiers \
 names, which also says to which hosts it may be sent. A channel is told of what its routes name: picket route add.
+The settings of a kind, with their meanings: picket channel kinds KIND (docs/reference/channels.md).
 
 Examples:
   picket channel add ops --kind slack --url secret:slack-ops
   picket channel add desk --kind email --to desk@example.com --set host=mail.example.com --set from=picket@example.com
   picket channel add bot --kind telegram --set token=secret:telegram-bot --set chat_id=-100123
-  picket channel add hook --kind webhook --url https://hooks.example.com/picket --set headers.X-Key=secret:hook-key")]
+  picket channel add hook --kind webhook --url https://hooks.example.com/picket --set headers.X-Key=secret:hook-key
+  picket channel add chat --kind webhook --url secret:chat --set body='{\"text\": {{ title }}}'")]
     Add(Box<AddChannelOptions>),
+    /// List the kinds of channels, or the settings of a kind
+    #[command(after_help = "\
+Examples:
+  picket channel kinds
+  picket channel kinds email")]
+    Kinds(KindsOptions),
     /// List all channels, with what waits for them and whether they deliver
     List(ListChannelsOptions),
     /// Show a channel with its settings and its state
@@ -127,7 +136,7 @@ pub(crate) struct ChannelSelector {
 }
 
 fn parse_kind(text: &str) -> Result<ChannelKind, String> {
-    text.parse().map_err(|why: picket_proto::ValidationError| why.expected.replace("field", "kind"))
+    text.parse().map_err(|why: picket_proto::ValidationError| why.expected)
 }
 
 /// Runs the command. The exit code is 1 if a test message was not accepted.
@@ -135,6 +144,7 @@ pub(crate) async fn run(command: ChannelCommand, matches: &ArgMatches) -> Result
     let done = match command {
         ChannelCommand::Test(options) => return test::test_channel(options, matches).await,
         ChannelCommand::Add(options) => add_channel(*options, matches).await,
+        ChannelCommand::Kinds(options) => kinds::list_kinds(options),
         ChannelCommand::List(options) => list_channels(options, matches).await,
         ChannelCommand::Show(options) => {
             let store = options.database.connect(matches).await?;

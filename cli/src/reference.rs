@@ -3,6 +3,7 @@
 //! A page may have text of its own around the two markers; only what lies between them is written. The test below holds
 //! the pages to the programs: it fails when an option, a command or a metric has changed and `just generate` was not run.
 
+mod channels;
 mod commands;
 mod configuration;
 mod markdown;
@@ -31,7 +32,8 @@ struct Page {
     generate: fn() -> String,
 }
 
-const PAGES: [Page; 3] = [
+const PAGES: [Page; 4] = [
+    Page { file: "channels.md", title: "Channels", generate: channels::generate },
     Page { file: "cli.md", title: "Commands", generate: commands::generate },
     Page { file: "configuration.md", title: "Configuration", generate: configuration::generate },
     Page { file: "metrics.md", title: "Metrics", generate: metrics::generate },

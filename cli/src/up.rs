@@ -1,22 +1,24 @@
 //! `picket up` and `picket down`: all services of Picket in one process, with a local NATS and
 //! Postgres.
 
-use std::path::{Path, PathBuf};
+mod notified_url;
+
+use std::{
+    cell::Cell,
+    path::{Path, PathBuf},
+};
 
 use clap::{ArgMatches, Args};
 use ipnet::IpNet;
 use picket_local::AppliedSites;
-use picket_notifier::channel::ChannelSettings;
-use picket_proto::{ChannelKind, RegionName, channel_definition::ChannelDefinition, route::RouteFields};
+use picket_proto::RegionName;
 use picket_runtime::{
     options::{LogOptions, NatsOptions},
     process,
 };
-use picket_store::{
-    DatabaseOptions, Store, channels,
-    routes::{self, RoutePlace},
-};
+use picket_store::{DatabaseOptions, Store};
 
+use self::notified_url::NotifiedUrl;
 use crate::{
     apply::{self, SITES_FILE},
     connect::{self, DEFAULT_DATA_DIR, DEMO_DATA_DIR, explicit_arg},
@@ -56,7 +58,9 @@ pub(crate) struct UpOptions {
     /// Do not run a notifier
     #[arg(long)]
     no_notifier: bool,
-    /// Tell this URL of every incident: adds a channel `webhook` and a route of all sites to it
+    /// Tell this URL of every incident: adds a channel and a route of all sites to it. A URL of Slack,
+    /// Discord, Teams, Telegram or Google Chat gets a channel of that kind, and is kept in secrets.toml
+    /// of the data directory
     #[arg(long, value_name = "URL", conflicts_with = "no_notifier")]
     notify_webhook: Option<String>,
     /// Do not run the API and the web UI
@@ -146,42 +150,28 @@ impl UpOptions {
 /// Runs all services until a signal arrives. Returns the exit code.
 pub(crate) async fn run_up(options: UpOptions, matches: &ArgMatches) -> Result<u8, Error> {
     let config = options.to_config(matches)?;
+    let webhook = options.notify_webhook.as_deref().map(NotifiedUrl::parse).transpose()?;
+    if let (Some(webhook), Some(file)) = (&webhook, &options.secrets.secrets_file) {
+        webhook.refuse_foreign_file(file)?;
+    }
+    let data_dir = config.data_dir.clone();
+    let secret_note = Cell::new(None);
     let apply = async |store: &Store| {
         let summary = apply_sites(&options, store).await;
-        let notes = match &options.notify_webhook {
-            Some(url) => vec![add_webhook(store, url).await?],
-            None => Vec::new(),
-        };
+        let mut notes = Vec::from_iter(secret_note.take());
+        if let Some(webhook) = &webhook {
+            notes.extend(webhook.add_channel(store).await?);
+        }
         Ok(AppliedSites { summary, notes })
     };
-    let apply_settings = async |store: &Store| options.settings.apply(store).await;
+    let apply_settings = async |store: &Store| {
+        // Before the notifier starts, so that it knows the secret.
+        if let Some(webhook) = &webhook {
+            secret_note.set(webhook.write_secret(&data_dir)?);
+        }
+        options.settings.apply(store).await
+    };
     picket_local::run_system(config, apply_settings, apply).await
-}
-
-/// Name of the channel and of the route of `--notify-webhook`.
-const WEBHOOK_NAME: &str = "webhook";
-
-/// Adds the channel of `--notify-webhook` and its route, or changes the URL of an earlier one. Returns
-/// a line for the banner.
-async fn add_webhook(store: &Store, url: &str) -> Result<String, Error> {
-    let mut channel = ChannelDefinition::new(WEBHOOK_NAME, ChannelKind::Webhook);
-    channel.settings.insert("url".to_owned(), url.into());
-    ChannelSettings::parse(channel.kind, &channel.settings.clone().into())?;
-    match channels::find_channel(store, WEBHOOK_NAME).await? {
-        Some(_) => drop(channels::update_channel(store, &channel, None).await?),
-        None => channels::add_channel(store, &channel).await?,
-    }
-    if routes::find_route(store, WEBHOOK_NAME).await?.is_none() {
-        let fields = RouteFields {
-            name: Some(WEBHOOK_NAME.to_owned()),
-            channels: vec![WEBHOOK_NAME.to_owned()],
-            ..RouteFields::default()
-        };
-        routes::add_route(store, &fields.into_definition(0)?, RoutePlace::Last).await?;
-    }
-    Ok(format!(
-        "every incident is told to the channel '{WEBHOOK_NAME}'; try it with: picket channel test {WEBHOOK_NAME}"
-    ))
 }
 
 /// Applies `sites.yaml`. A refused file is reported as a warning and does not stop the start.

@@ -11,7 +11,7 @@ use picket_store::{Store, api_tokens, regions, sessions};
 use crate::{
     config::Config,
     error::Error,
-    log,
+    log, secrets_file,
     servers::{ServerKind, Servers},
     service_file::{self, PG_SERVICE_NAME},
     services::WebAddress,
@@ -66,6 +66,10 @@ pub(crate) async fn print_banner(
     }
     print_line(format_args!("  data      {}", dir.display()));
     print_line(format_args!("  logs      {}", dir.join(log::LOG_FILE).display()));
+    let secrets = secrets_file::secrets_path(dir);
+    if secrets.exists() {
+        print_line(format_args!("  secrets   {}", secrets.display()));
+    }
     let picket = program_name();
     let region = here.first().copied().unwrap_or("any");
     print_line("next, in another terminal:");

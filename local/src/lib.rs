@@ -10,6 +10,7 @@ mod down;
 mod env_file;
 mod error;
 mod log;
+mod secrets_file;
 mod servers;
 mod service_file;
 mod services;
@@ -20,5 +21,6 @@ pub use self::{
     demo::{DEMO_TAG, Demo, DemoSite, demo_sites},
     down::stop_system,
     error::Error,
+    secrets_file::{OwnSecret, secrets_path, write_own_secret},
     system::{AppliedSites, run_system},
 };

@@ -79,17 +79,6 @@ pub(crate) async fn start_services(
         let pipeline = picket_prober::start(prober, bus.clone(), health).await.map_err(start_error)?;
         parts.probers.push(ServiceHandle { pipeline, bus });
     }
-    if let Some(mut notifier) = config.notifier.clone() {
-        let allowed = &mut notifier.delivery.notify_allow_addresses;
-        *allowed = with_loopback(allowed);
-        notifier.drain_timeout = DRAIN_TIMEOUT;
-        let health = Health::new();
-        let bus = connect::connect_bus(nats, &Role::Notifier, "picket-notifier", &health).await?;
-        let store = Store::new(database, "picket-notifier", picket_notifier::DATABASE_CONNECTIONS)?;
-        let pipeline =
-            picket_notifier::start(notifier, bus.clone(), store, health).await.map_err(start_error)?;
-        parts.notifier = Some(ServiceHandle { pipeline, bus });
-    }
     if let Some(api) = config.api.clone() {
         let health = Health::new();
         let bus = connect::connect_bus(nats, &Role::Api, "picket-api", &health).await?;
@@ -98,6 +87,18 @@ pub(crate) async fn start_services(
         let running = picket_api::start(api, bus.clone(), store, health).await.map_err(start_error)?;
         parts.api = Some(ServiceHandle { pipeline: running.pipeline, bus });
         parts.web = Some(WebAddress { url: running.url, may_be_open: running.may_be_open });
+    }
+    if let Some(mut notifier) = config.notifier.clone() {
+        let allowed = &mut notifier.delivery.notify_allow_addresses;
+        *allowed = with_loopback(allowed);
+        notifier.drain_timeout = DRAIN_TIMEOUT;
+        notifier.default_public_url = parts.web.as_ref().map(|web| web.url.clone());
+        let health = Health::new();
+        let bus = connect::connect_bus(nats, &Role::Notifier, "picket-notifier", &health).await?;
+        let store = Store::new(database, "picket-notifier", picket_notifier::DATABASE_CONNECTIONS)?;
+        let pipeline =
+            picket_notifier::start(notifier, bus.clone(), store, health).await.map_err(start_error)?;
+        parts.notifier = Some(ServiceHandle { pipeline, bus });
     }
     Ok(())
 }

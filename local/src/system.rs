@@ -17,7 +17,7 @@ use crate::{
     config::Config,
     connection_files, env_file,
     error::Error,
-    log,
+    log, secrets_file,
     servers::Servers,
     service_file,
     services::{self, Services},
@@ -124,11 +124,15 @@ async fn external_url(url: Option<&str>, default_port: u16, own_port: u16) -> Op
 
 impl System {
     /// Locks the data directory, starts the log, and finds out which servers to start.
-    async fn prepare(config: Config) -> Result<Self, Error> {
+    async fn prepare(mut config: Config) -> Result<Self, Error> {
         let data = DataDir::lock(&config.data_dir)?;
         // The log file is in the data directory, so logging starts after the lock.
         log::init_logging(&config.log, config.is_log_filter_given, data.path())?;
         write_gitignore(data.path());
+        secrets_file::adopt_secrets_file(&mut config, data.path()).map_err(|why| {
+            let path = secrets_file::secrets_path(data.path());
+            Error::Usage(format!("could not write {}: {why}", path.display()))
+        })?;
         if config.nats_port == config.pg_port {
             return Err(
                 ValidationError::new("--pg-port", config.pg_port, "another port than --nats-port").into()

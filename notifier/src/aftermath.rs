@@ -51,6 +51,14 @@ const MAX_REMINDER_TIME: Duration = Duration::from_secs(24 * 3_600);
 /// Waits are varied by up to this share, so that channels that failed together do not retry together.
 const JITTER: f64 = 0.2;
 
+/// Waits between the attempts of a message to a kind of this audience.
+pub fn retry_waits(audience: Audience) -> &'static [Duration] {
+    match audience {
+        Audience::Programs => &PROGRAM_SCHEDULE,
+        Audience::People | Audience::Nobody => &PEOPLE_SCHEDULE,
+    }
+}
+
 /// An attempt that has ended.
 pub(crate) struct EndedAttempt<'a> {
     /// What was to be told.
@@ -228,14 +236,15 @@ fn postpone(ended: &EndedAttempt<'_>, work: &mut LaneWork, at: Timestamp) {
 /// Time of the next attempt; `None` if there is none.
 fn next_attempt_at(ended: &EndedAttempt<'_>, retry_after: Option<Duration>) -> Option<Timestamp> {
     let made = usize::try_from(ended.number).unwrap_or(1).max(1);
+    let listed = retry_waits(ended.kind.audience()).get(made - 1).copied();
     let wait = match ended.kind.audience() {
-        Audience::Programs => *PROGRAM_SCHEDULE.get(made - 1)?,
+        Audience::Programs => listed?,
         Audience::People | Audience::Nobody => {
             let age = ended.now.saturating_duration_since(ended.first_at);
             if age >= GIVE_UP_TIME {
                 return None;
             }
-            PEOPLE_SCHEDULE.get(made - 1).copied().unwrap_or(HOUR)
+            listed.unwrap_or(HOUR)
         }
     };
     let varied = wait.mul_f64(1.0 - JITTER + 2.0 * JITTER * ended.random.clamp(0.0, 1.0));

@@ -26,7 +26,9 @@ mod webhook;
 
 use std::{sync::Arc, time::Duration};
 
-use picket_proto::{ChannelKind, ValidationError, nested_object::decode_object};
+use picket_proto::{
+    ChannelKind, ValidationError, channel_setting::check_channel_settings, nested_object::decode_object,
+};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -66,6 +68,9 @@ impl ChannelSettings {
     /// # Errors
     /// Names the setting that is wrong. No value is repeated that may be a secret.
     pub fn parse(kind: ChannelKind, value: &Value) -> Result<Self, ValidationError> {
+        if let Some(settings) = value.as_object() {
+            check_channel_settings(kind, settings)?;
+        }
         let destination = match kind {
             ChannelKind::Email => {
                 let settings: EmailSettings = decode_object(settings::FIELD, value)?;

@@ -19,6 +19,8 @@ pub struct Config {
     pub delivery: DeliveryOptions,
     /// TOML file that maps the names of secrets to values and to hosts.
     pub secrets_file: Option<PathBuf>,
+    /// URL of the web UI for links in messages, unless the cluster setting `public_url` is set.
+    pub default_public_url: Option<String>,
 }
 
 impl Config {
@@ -30,6 +32,7 @@ impl Config {
             drain_timeout: Duration::from_secs(20),
             delivery: DeliveryOptions::default(),
             secrets_file: None,
+            default_public_url: None,
         }
     }
 }
@@ -48,6 +51,7 @@ impl From<Options> for Config {
             drain_timeout: options.drain_timeout.0,
             delivery: options.delivery,
             secrets_file: options.secrets_file,
+            default_public_url: None,
         }
     }
 }

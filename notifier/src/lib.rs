@@ -36,6 +36,7 @@ use picket_store::{Store, lanes, settings::SharedSettings};
 use ractor::SpawnErr;
 
 pub use self::{
+    aftermath::retry_waits,
     config::Config,
     metrics::describe_metrics,
     options::{DeliveryOptions, Options},
@@ -95,7 +96,8 @@ pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Re
     };
     let settings = wait_for_database(&database, connect, picket_store::Error::may_recover).await?;
     let limit = config.drain_timeout;
-    let worker = Worker { name: config.name.clone(), store, settings, sender, metrics };
+    let (name, default_public_url) = (config.name.clone(), config.default_public_url.clone());
+    let worker = Worker { name, store, settings, default_public_url, sender, metrics };
     let pipeline = NotifierPipeline { config, bus, worker, secrets, database };
     Ok(PipelineHandle::start("notifier", pipeline, limit, &health).await?)
 }

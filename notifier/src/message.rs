@@ -139,7 +139,7 @@ pub struct ProgramEvent {
     pub dedup_key: String,
     /// True if the event ends what an earlier one began.
     pub is_end: bool,
-    /// The event's payload as in `docs/reference/messages.md`, with `link` and `failed_checks`.
+    /// The event's payload as in `docs/reference/subjects-and-events.md`, with `link` and `failed_checks`.
     pub data: Value,
 }
 

@@ -96,7 +96,7 @@ async fn repeat_firing(
         return Ok(None);
     }
     let shared = worker.settings.current();
-    let url = shared.public_url.as_ref().map(|url| url.trim_end_matches('/').to_owned());
+    let url = worker.public_url();
     let now = Timestamp::from(time::OffsetDateTime::now_utc());
     let messages: Vec<_> = events
         .iter()

@@ -2,11 +2,17 @@
 
 use std::time::Duration;
 
-use picket_proto::{Cause, Timestamp};
+use picket_proto::{Cause, ChannelKind, Timestamp};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::message::{Counts, Item, Message, ProgramEvent, Purpose, Severity, Verdict};
+use crate::{
+    compose::compose_test,
+    message::{Counts, Item, Message, ProgramEvent, Purpose, Severity, Verdict},
+};
+
+/// Number of each sample.
+const SAMPLE_ID: Uuid = Uuid::from_u128(0x0193_4a5b_6c7d_7e8f_9a0b_1c2d_3e4f_5061);
 
 /// Names that a receiver could obey.
 #[cfg(test)]
@@ -76,7 +82,7 @@ fn item(verdict: Verdict, name: &str) -> Item {
 
 fn message(title: &str, purpose: Purpose, items: Vec<Item>) -> Message {
     Message {
-        id: Uuid::from_u128(0x0193_4a5b_6c7d_7e8f_9a0b_1c2d_3e4f_5061),
+        id: SAMPLE_ID,
         purpose,
         severity: items.iter().map(|item| item.verdict.severity()).max().unwrap_or(Severity::Info),
         title: title.to_owned(),
@@ -175,11 +181,7 @@ pub(crate) fn digest() -> Message {
 
 /// A person tries the channel out.
 pub(crate) fn test() -> Message {
-    let mut item = item(Verdict::Test, "slack-ops");
-    (item.url, item.cause, item.explanation, item.incident_id) = (None, None, None, None);
-    let data = json!({"v": 1, "channel": "slack-ops"});
-    let event = ProgramEvent { name: "channel.test".to_owned(), data, ..event("", false) };
-    Message { event: Some(event), ..message("Channel slack-ops works", Purpose::Test, vec![item]) }
+    compose_test(SAMPLE_ID, "slack-ops", ChannelKind::Webhook, at(128))
 }
 
 /// The opening of an incident that a channel of people is to be told.

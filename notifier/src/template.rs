@@ -6,6 +6,7 @@
 
 mod context;
 mod filters;
+pub mod reference;
 
 use std::{fmt, io};
 
@@ -18,7 +19,7 @@ use minijinja::{
 use picket_proto::{ValidationError, validation::sanitize_text};
 
 use crate::{
-    message::{Message, Purpose},
+    message::Message,
     samples,
     text::{self, Html, Plain},
 };
@@ -31,6 +32,12 @@ pub const MAX_OUTPUT_BYTES: usize = 64 << 10;
 const FUEL: u64 = 100_000;
 /// Macros that may call each other.
 const MAX_DEPTH: usize = 50;
+/// Sentence about a template without JSON.
+const JSON_HINT: &str = "a value is printed with its quotation marks, so write {\"text\": {{ title }}} without marks around \
+     {{ title }}, and {{ title ~ '!' }} to join texts";
+/// Sentence about an undefined variable.
+const UNDEFINED_HINT: &str = "the reference of channels lists all variables; one that not every message has needs a default, as in \
+     {{ event.data.incident_id|default(none) }}";
 
 /// What a template prints, which decides how values are escaped.
 #[derive(Clone, Copy)]
@@ -65,6 +72,8 @@ pub struct TemplateError {
     pub line: Option<usize>,
     /// What is wrong.
     pub why: String,
+    /// Sentence about the right way.
+    pub hint: Option<&'static str>,
 }
 
 impl fmt::Display for TemplateError {
@@ -73,6 +82,12 @@ impl fmt::Display for TemplateError {
             Some(line) => write!(f, "line {line}: {}", self.why),
             None => f.write_str(&self.why),
         }
+    }
+}
+
+impl TemplateError {
+    fn of_whole(why: String) -> Self {
+        Self { line: None, why, hint: None }
     }
 }
 
@@ -97,7 +112,8 @@ pub fn check_template(field: &str, source: &str, markup: Markup) -> Result<(), V
     for (sort, message) in sample_messages(markup) {
         render(source, markup, &message).map_err(|error| {
             let line = error.line.and_then(|line| source.lines().nth(line.saturating_sub(1)));
-            let allowed = format!("a template that can be rendered ({sort}): {error}");
+            let hint = error.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
+            let allowed = format!("a template that can be rendered ({sort}): {error}{hint}");
             ValidationError::new(field, line.unwrap_or(source).trim(), allowed)
         })?;
     }
@@ -112,9 +128,9 @@ fn sample_messages(markup: Markup) -> Vec<(&'static str, Message)> {
         ("one warning", samples::warning()),
         ("a test", samples::test()),
     ];
-    // Programs receive one event a message; a test is about no incident.
+    // Programs receive one event a message, unless a route groups them.
     if matches!(markup, Markup::Json) {
-        samples.retain(|(_, message)| message.event.is_some() && message.purpose != Purpose::Test);
+        samples.retain(|(_, message)| message.event.is_some());
     }
     samples
 }
@@ -145,9 +161,8 @@ pub(crate) fn describe_failure(field: &str, error: &TemplateError) -> String {
 /// If it is no template, fails, prints nothing, too much, or something else than JSON where that is
 /// needed.
 pub fn render(source: &str, markup: Markup, message: &Message) -> Result<String, TemplateError> {
-    let without_line = |why: String| TemplateError { line: None, why };
     if source.len() > MAX_TEMPLATE_BYTES {
-        return Err(without_line(format!("it is larger than {MAX_TEMPLATE_BYTES} bytes")));
+        return Err(TemplateError::of_whole(format!("it is larger than {MAX_TEMPLATE_BYTES} bytes")));
     }
     refuse_repetition(source)?;
     let environment = build_environment(markup);
@@ -156,16 +171,19 @@ pub fn render(source: &str, markup: Markup, message: &Message) -> Result<String,
         template.render(context::build_context(message, markup)).map_err(|error| explain_error(&error))?;
     if printed.len() > MAX_OUTPUT_BYTES {
         let why = format!("it prints {} bytes, which is more than {MAX_OUTPUT_BYTES}", printed.len());
-        return Err(without_line(why));
+        return Err(TemplateError::of_whole(why));
     }
     if printed.trim().is_empty() {
-        return Err(without_line("it prints nothing".to_owned()));
+        return Err(TemplateError::of_whole("it prints nothing".to_owned()));
     }
     match markup {
         Markup::Line => Ok(join_lines(&printed)),
         Markup::Json => match serde_json::from_str::<serde_json::Value>(&printed) {
             Ok(_) => Ok(printed),
-            Err(error) => Err(without_line(format!("it prints no JSON: {error} of what is printed"))),
+            Err(error) => Err(TemplateError {
+                hint: Some(JSON_HINT),
+                ..TemplateError::of_whole(format!("it prints no JSON: {error} of what is printed"))
+            }),
         },
         _ => Ok(printed),
     }
@@ -177,6 +195,7 @@ fn refuse_repetition(source: &str) -> Result<(), TemplateError> {
     let refused = |line: u32| TemplateError {
         line: usize::try_from(line).ok(),
         why: "the operators * and ** are not allowed in templates".to_owned(),
+        hint: None,
     };
     for token in tokenize(source, false, SyntaxConfig::default()) {
         match token {
@@ -258,7 +277,8 @@ fn explain_error(error: &minijinja::Error) -> TemplateError {
             None => kind.to_string(),
         },
     };
-    TemplateError { line: error.line(), why: sanitize_text(&why, MAX_WHY_BYTES) }
+    let hint = (error.kind() == ErrorKind::UndefinedError).then_some(UNDEFINED_HINT);
+    TemplateError { line: error.line(), why: sanitize_text(&why, MAX_WHY_BYTES), hint }
 }
 
 /// A text escaped already.

@@ -98,12 +98,12 @@ impl Layout {
             items: items
                 .map(|item| ItemText {
                     heading: (!is_alone).then(|| markup.bold(&text(&describe_item(item)))),
-                    lines: item_lines(item, markup),
+                    lines: item_lines(item, message.link.as_deref(), markup),
                 })
                 .collect(),
             hidden_items: message.hidden_items + message.items.len().saturating_sub(MAX_ITEMS),
             counts: describe_counts(&message.counts).iter().map(|line| markup.escape(line)).collect(),
-            link: message.link.as_deref().map(|url| link_or_text("Open in Picket", url, markup)),
+            link: link_of_message(message, markup),
         }
     }
 
@@ -116,8 +116,13 @@ impl Layout {
             items: Vec::new(),
             hidden_items: 0,
             counts: Vec::new(),
-            link: message.link.as_deref().map(|url| link_or_text("Open in Picket", url, markup)),
+            link: link_of_message(message, markup),
         }
+    }
+
+    /// The same without the link, for receivers with a separate field for links.
+    pub fn without_link(self) -> Self {
+        Self { link: None, ..self }
     }
 
     /// The title and everything below it, at most `cap` long by `measure`. Details go first, the
@@ -202,7 +207,13 @@ pub fn count_utf16(text: &str) -> usize {
     text.encode_utf16().count()
 }
 
-fn item_lines(item: &Item, markup: &impl Markup) -> Vec<Line> {
+/// The link of the message.
+fn link_of_message(message: &Message, markup: &impl Markup) -> Option<String> {
+    message.link.as_deref().map(|url| link_or_text("Open in Picket", url, markup))
+}
+
+/// Facts of an item. The item's link is left out if the message has the same.
+fn item_lines(item: &Item, message_link: Option<&str>, markup: &impl Markup) -> Vec<Line> {
     let mut lines = Vec::new();
     let mut add = |label: &'static str, value: Option<String>| {
         lines.extend(value.map(|value| Line { label, value }));
@@ -225,8 +236,14 @@ fn item_lines(item: &Item, markup: &impl Markup) -> Vec<Line> {
     add("Phases", describe_phases(&item.phases).as_deref().map(text));
     let tags = words::list_names(&item.tags, MAX_TAGS);
     add("Tags", tags.as_deref().map(text));
-    let number = item.incident_id.map_or("page".to_owned(), |id| format!("incident {id}"));
-    add("Details", item.link.as_deref().map(|url| link_or_text(&number, url, markup)));
+    match (&item.link, item.incident_id) {
+        (Some(url), id) if message_link != Some(url.as_str()) => {
+            let number = id.map_or("page".to_owned(), |id| format!("incident {id}"));
+            add("Details", Some(link_or_text(&number, url, markup)));
+        }
+        // The number is what a person types to acknowledge.
+        (_, id) => add("Incident", id.map(|id| id.to_string())),
+    }
     lines
 }
 

@@ -51,6 +51,8 @@ pub(crate) struct Worker {
     pub(crate) name: String,
     pub(crate) store: Store,
     pub(crate) settings: SharedSettings,
+    /// URL of the web UI, unless the settings say another.
+    pub(crate) default_public_url: Option<String>,
     pub(crate) sender: Arc<Sender>,
     pub(crate) metrics: Metrics,
 }
@@ -65,6 +67,13 @@ enum Progress {
 }
 
 impl Worker {
+    /// URL of the web UI without a slash at its end, for links.
+    pub(crate) fn public_url(&self) -> Option<String> {
+        let setting = self.settings.current().public_url.clone();
+        let url = setting.or_else(|| self.default_public_url.clone())?;
+        Some(url.trim_end_matches('/').to_owned())
+    }
+
     /// Works in the lane until nothing is due, and gives it back.
     pub(crate) async fn work_lane(&self, lane: &Lane) {
         for _ in 0..MAX_MESSAGES {
@@ -225,7 +234,7 @@ impl Worker {
         let context = Context {
             now: contents.now,
             installation: settings.installation_id,
-            public_url: settings.public_url.as_ref().map(|url| url.trim_end_matches('/').to_owned()),
+            public_url: self.public_url(),
             details,
             thread,
             is_repeat,

@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use crate::{ValidationError, suggestion::describe_known_names};
 
 macro_rules! channel_kinds {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal, $audience:ident;)*) => {
+    ($(#[doc = $doc:literal] $variant:ident = $name:literal, $audience:ident;)*) => {
         /// What a channel speaks: the protocol of a service, or a program.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
-        pub enum ChannelKind { $($(#[$doc])* #[serde(rename = $name)] $variant,)* }
+        pub enum ChannelKind { $(#[doc = $doc] #[serde(rename = $name)] $variant,)* }
 
         impl ChannelKind {
             /// All kinds, in the order of the documentation.
@@ -22,7 +22,12 @@ macro_rules! channel_kinds {
                 match self { $(Self::$variant => $name,)* }
             }
 
-            /// Who reads what arrives there.
+            /// The kind in words.
+            pub fn description(self) -> &'static str {
+                match self { $(Self::$variant => $doc,)* }.trim()
+            }
+
+            /// Readers of the messages.
             pub fn audience(self) -> Audience {
                 match self { $(Self::$variant => Audience::$audience,)* }
             }
@@ -91,7 +96,8 @@ impl FromStr for ChannelKind {
         let known = Self::ALL_KINDS.iter().copied();
         known.clone().find(|kind| kind.as_str() == name).ok_or_else(|| {
             let names: Vec<_> = known.map(Self::as_str).collect();
-            ValidationError::new("kind", name, describe_known_names(name, &names))
+            let allowed = describe_known_names(name, &names).replace("field", "kind of channel");
+            ValidationError::new("kind", name, allowed)
         })
     }
 }

@@ -11,7 +11,7 @@ use crate::{
 
 /// Where secrets of channels belong, for refusals.
 pub const SECRETS_HINT: &str = "the name of a secret, as {\"secret\": NAME} (secret:NAME on the command line); its value belongs \
-     in the file that PICKET_SECRETS_FILE of the notifiers names";
+     in the file that PICKET_SECRETS_FILE of the notifiers names (.picket/secrets.toml of picket up)";
 
 /// A channel, validated as far as its kind does not matter.
 #[derive(Clone, Debug, PartialEq)]

@@ -9,6 +9,7 @@ pub mod bundle;
 pub mod byte_size;
 pub mod channel;
 pub mod channel_definition;
+pub mod channel_setting;
 pub mod check;
 mod check_options;
 mod check_url;

@@ -164,7 +164,7 @@ impl RouteFields {
         let remind_ms = match self.remind.as_deref() {
             Some("never") => 0,
             remind => remind
-                .map(|remind| parse_duration_ms("remind", remind))
+                .map(|remind| parse_duration_ms("remind", remind).map_err(allow_never))
                 .transpose()?
                 .unwrap_or(RouteDefinition::DEFAULT_REMIND_MS),
         };
@@ -317,8 +317,7 @@ impl RouteDefinition {
             return Err(ValidationError::new("group_by", group, ROUTE_GROUPS.join(", ")));
         }
         if self.remind_ms != 0 {
-            check_duration_range("remind", self.remind_ms, 60_000, 7 * Self::DAY_MS)
-                .map_err(|why| ValidationError { expected: format!("{}, or never", why.expected), ..why })?;
+            check_duration_range("remind", self.remind_ms, 60_000, 7 * Self::DAY_MS).map_err(allow_never)?;
         }
         check_range("storm_after", self.storm_after, 1, 10_000)?;
         self.validate_escalation()?;
@@ -327,7 +326,8 @@ impl RouteDefinition {
 
     fn validate_events(&self) -> Result<(), ValidationError> {
         if self.events.is_empty() {
-            return Err(ValidationError::new("events", "", ROUTE_EVENTS.join(", ")));
+            let allowed = format!("at least one of {}", ROUTE_EVENTS.join(", "));
+            return Err(ValidationError::new("events", "", allowed));
         }
         match self.events.iter().find(|event| !ROUTE_EVENTS.contains(&event.as_str())) {
             Some(event) => {
@@ -360,6 +360,11 @@ impl RouteDefinition {
         }
         Ok(())
     }
+}
+
+/// The refusal of a time, where the word `never` is allowed too.
+fn allow_never(why: ValidationError) -> ValidationError {
+    ValidationError { expected: format!("{}, or never", why.expected), ..why }
 }
 
 fn check_channels(field: &str, names: &[String]) -> Result<(), ValidationError> {

@@ -1,7 +1,10 @@
 //! Settings of a kind of channel on the command line.
 
 use clap::Args;
-use picket_proto::{ChannelKind, ValidationError, channel_definition::ChannelDefinition};
+use picket_proto::{
+    ChannelKind, ValidationError, channel_definition::ChannelDefinition,
+    channel_setting::check_channel_settings,
+};
 use serde_json::{Map, Value, json};
 
 /// Settings of the kind. A given option replaces the value of its setting.
@@ -14,8 +17,9 @@ pub(super) struct SettingArgs {
     /// Recipient; may be repeated where the kind takes several
     #[arg(long, value_name = "RECIPIENT")]
     to: Vec<String>,
-    /// Another setting; may be repeated. VALUE is a text, a number, true, false, JSON, or
-    /// secret:NAME; an empty one removes the setting; 'headers.X-Key=…' sets a field within one
+    /// Another setting; may be repeated. VALUE is a text, a number, JSON for a list or an object, or
+    /// secret:NAME, as the setting needs it (picket channel kinds KIND); an empty one removes the
+    /// setting; 'headers.X-Key=…' sets a field within one
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
 }
@@ -35,16 +39,21 @@ impl SettingArgs {
             (_, [one]) => drop(settings.insert("to".to_owned(), one.as_str().into())),
             (_, all) => drop(settings.insert("to".to_owned(), json!(all))),
         }
-        self.set.iter().try_for_each(|text| apply_setting(settings, text))
+        self.set.iter().try_for_each(|text| apply_setting(kind, settings, text))
     }
 }
 
 /// Sets or removes what `KEY=VALUE` names; dots in the key lead into objects.
-fn apply_setting(settings: &mut Map<String, Value>, text: &str) -> Result<(), ValidationError> {
+fn apply_setting(
+    kind: ChannelKind,
+    settings: &mut Map<String, Value>,
+    text: &str,
+) -> Result<(), ValidationError> {
     const ALLOWED: &str = "KEY=VALUE, such as port=465, token=secret:NAME or headers.X-Key=secret:NAME";
     // The value may be a credential, so it is not repeated.
     let refuse = |key: &str| ValidationError::new("--set", format_args!("{key}…"), ALLOWED);
     let (path, value) = text.split_once('=').ok_or_else(|| refuse(""))?;
+    let (name, inner_path) = path.split_once('.').unwrap_or((path, ""));
     let mut parts = path.split('.').peekable();
     let mut place = settings;
     while let Some(part) = parts.next() {
@@ -57,13 +66,17 @@ fn apply_setting(settings: &mut Map<String, Value>, text: &str) -> Result<(), Va
         } else if value.is_empty() {
             place.remove(part);
         } else {
-            place.insert(part.to_owned(), parse_value(value));
+            let parsed = match kind.find_setting(name) {
+                Some(setting) => setting.form.parse_text(inner_path, value),
+                None => parse_value(value),
+            };
+            place.insert(part.to_owned(), parsed);
         }
     }
     Ok(())
 }
 
-/// `secret:NAME`, or JSON that is no text without quotation marks, or else a text.
+/// Value of an unknown setting: `secret:NAME`, or JSON, or else a text.
 fn parse_value(text: &str) -> Value {
     if let Some(secret) = parse_secret(text) {
         return secret;
@@ -85,6 +98,7 @@ fn parse_secret(text: &str) -> Option<Value> {
 /// Names the setting that is wrong, and repeats no value that may be a secret.
 pub(crate) fn validate_settings(channel: &ChannelDefinition) -> Result<(), ValidationError> {
     channel.validate()?;
+    check_channel_settings(channel.kind, &channel.settings)?;
     #[cfg(feature = "local")]
     picket_notifier::channel::ChannelSettings::parse(channel.kind, &Value::Object(channel.settings.clone()))
         .map_err(explain_secrets)?;
@@ -137,6 +151,14 @@ mod tests {
         );
         let twilio = settings(ChannelKind::Twilio, args(None, &["+49"], &["old="])).unwrap();
         assert_eq!(twilio, json!({"to": "+49"}));
+    }
+
+    #[test]
+    fn a_template_that_begins_like_json_stays_a_text() {
+        let body = r#"{"text": 1}"#;
+        let set = ["old=", &format!("body={body}"), "headers.X-Count=5"];
+        let settings = settings(ChannelKind::Webhook, args(None, &[], &set)).unwrap();
+        assert_eq!(settings, json!({"body": body, "headers": {"X-Count": "5"}}));
     }
 
     #[test]

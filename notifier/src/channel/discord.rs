@@ -101,7 +101,7 @@ impl Receiver for DiscordSettings {
         let title = cut_text(&title_line(message), MAX_TITLE, &|text| count_utf16(&Markdown.escape(text)));
         let mut embed = json!({
             "title": Markdown.escape(&title),
-            "description": Layout::new(message, &Markdown).fit_body(MAX_DESCRIPTION, count_utf16),
+            "description": Layout::new(message, &Markdown).without_link().fit_body(MAX_DESCRIPTION, count_utf16),
             "color": match message.severity {
                 Severity::Critical => 0x00d3_2f2f,
                 Severity::Warning => 0x00f9_a825,

@@ -3,6 +3,7 @@
 
 mod output;
 mod process_group;
+mod variables;
 
 use std::{path::Path, process::Stdio, time::Duration};
 
@@ -15,6 +16,7 @@ use tokio::{
 };
 use tracing::debug;
 
+pub use self::variables::EXEC_VARIABLES;
 use self::{output::Output, process_group::ProcessGroup};
 use super::settings::MAX_TIMEOUT_MS;
 use crate::{
@@ -139,17 +141,20 @@ fn build_command(settings: &ExecSettings, message: &Message) -> (Command, Option
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
-    for (name, value) in [
-        ("PICKET_NOTIFICATION_ID", Some(message.id.to_string().as_str())),
-        ("PICKET_TITLE", Some(title.text.as_str())),
-        ("PICKET_BODY", Some(body.text.as_str())),
-        ("PICKET_SEVERITY", Some(word_of(&message.severity).as_str())),
-        ("PICKET_PURPOSE", Some(word_of(&message.purpose).as_str())),
-        ("PICKET_SITE", first.map(|item| item.name.as_str())),
-        ("PICKET_URL", first.and_then(|item| item.url.as_deref())),
-        ("PICKET_INCIDENT_ID", id.as_deref()),
-        ("PICKET_LINK", link),
-    ] {
+    let (id_text, severity, purpose) =
+        (message.id.to_string(), word_of(&message.severity), word_of(&message.purpose));
+    let values: [Option<&str>; EXEC_VARIABLES.len()] = [
+        Some(&id_text),
+        Some(&title.text),
+        Some(&body.text),
+        Some(&severity),
+        Some(&purpose),
+        first.map(|item| item.name.as_str()),
+        first.and_then(|item| item.url.as_deref()),
+        id.as_deref(),
+        link,
+    ];
+    for ((name, _), value) in EXEC_VARIABLES.iter().zip(values) {
         // Always set, so that a program can rely on it.
         command.env(name, clean_variable(value.unwrap_or_default()));
     }

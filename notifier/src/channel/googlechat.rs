@@ -28,7 +28,7 @@ pub(crate) struct GooglechatSettings {
 
 fn render_body(message: &Message, max_text: usize) -> Value {
     let title = title_line(message);
-    let text = Layout::new(message, &Html).fit_body(max_text, str::len).replace('\n', "<br>");
+    let text = Layout::new(message, &Html).without_link().fit_body(max_text, str::len).replace('\n', "<br>");
     let mut widgets = vec![json!({ "textParagraph": { "text": text } })];
     if let Some(link) = &message.link {
         let button = json!({ "text": "Open in Picket", "onClick": { "openLink": { "url": link } } });

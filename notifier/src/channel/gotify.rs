@@ -40,7 +40,7 @@ impl Receiver for GotifySettings {
         let token = keys.value(&self.token, &url)?;
         let mut body = json!({
             "title": title_line(message),
-            "message": Layout::new(message, &Plain).fit_body(MAX_MESSAGE_BYTES, str::len),
+            "message": Layout::new(message, &Plain).without_link().fit_body(MAX_MESSAGE_BYTES, str::len),
             "priority": match message.severity {
                 Severity::Critical => 8,
                 Severity::Warning => 5,

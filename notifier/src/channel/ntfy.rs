@@ -65,7 +65,7 @@ impl Receiver for NtfySettings {
         let mut body = json!({
             "topic": keys.text(&self.topic, &url)?.expose_text(),
             "title": cut_text(&title_line(message), MAX_TITLE_BYTES, &str::len),
-            "message": Layout::new(message, &Plain).fit_body(MAX_MESSAGE_BYTES, str::len),
+            "message": Layout::new(message, &Plain).without_link().fit_body(MAX_MESSAGE_BYTES, str::len),
             "priority": priority,
             "tags": [tag],
         });

@@ -64,7 +64,10 @@ impl Receiver for PushoverSettings {
         let token = keys.value(&self.token, &url)?;
         let user = keys.value(&self.user, &url)?;
         let count = |text: &str| text.chars().count();
-        let text = Layout::new(message, &Plain).fit_body(MAX_MESSAGE_CHARS, count);
+        let link = message.link.as_ref().filter(|link| count(link) <= MAX_URL_CHARS);
+        let layout = Layout::new(message, &Plain);
+        let layout = if link.is_some() { layout.without_link() } else { layout };
+        let text = layout.fit_body(MAX_MESSAGE_CHARS, count);
         let priority = match (message.severity, message.purpose) {
             (_, Purpose::Test) => 0,
             (Severity::Critical, _) => self.priority,
@@ -86,7 +89,7 @@ impl Receiver for PushoverSettings {
         if let Some(device) = &self.device {
             body["device"] = json!(device);
         }
-        if let Some(link) = message.link.as_ref().filter(|link| count(link) <= MAX_URL_CHARS) {
+        if let Some(link) = link {
             (body["url"], body["url_title"]) = (json!(link), json!("Open in Picket"));
         }
         let receipt = message.thread_ref.as_ref().and_then(|thread| thread["receipt"].as_str());

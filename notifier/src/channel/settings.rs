@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
+pub(super) use picket_proto::channel_setting::{MAX_TIMEOUT_MS, SETTINGS_FIELD as FIELD};
 use picket_proto::{
     ValidationError,
     credentials::is_credential_header,
@@ -13,10 +14,6 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use url::Url;
 
-/// Maximum time of an attempt: shorter than the lease of a lane.
-pub(super) const MAX_TIMEOUT_MS: u64 = 25_000;
-/// Field of a channel with the settings of its kind.
-pub(super) const FIELD: &str = "settings";
 /// Maximum length of a URL and of a text.
 const MAX_URL_BYTES: usize = 2_048;
 const MAX_TEXT_BYTES: usize = 512;
@@ -53,7 +50,6 @@ struct TransportFields {
 
 impl TransportSettings {
     const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
-    const MIN_TIMEOUT_MS: u64 = 100;
 
     /// Decodes these settings of a channel, and returns the rest.
     pub(super) fn split(value: &Value) -> Result<(Self, Value), ValidationError> {
@@ -70,12 +66,6 @@ impl TransportSettings {
             && (!path.starts_with('/') || path.contains('\0') || path.len() > MAX_URL_BYTES)
         {
             return Err(ValidationError::new(field("ca_file"), path, "an absolute path"));
-        }
-        if let Some(timeout) = common.timeout_ms
-            && !(Self::MIN_TIMEOUT_MS..=MAX_TIMEOUT_MS).contains(&timeout)
-        {
-            let allowed = format!("{} to {}", Self::MIN_TIMEOUT_MS, MAX_TIMEOUT_MS);
-            return Err(ValidationError::new(field("timeout_ms"), timeout, allowed));
         }
         let settings = Self {
             ca_file: common.ca_file.map(PathBuf::from),
@@ -126,8 +116,8 @@ pub(super) fn check_secret(name: &str, secret: &SecretRef) -> Result<(), Validat
 
 /// Parses a URL of the settings. It has no credentials, since everyone who sees the channel sees it.
 pub(super) fn parse_url(name: &str, text: &str) -> Result<Url, ValidationError> {
-    let allowed = "an http or https URL without user, password and fragment; a URL that is a credential is \
-        given as {\"secret\": NAME}";
+    let allowed = "an http or https URL without user, password and fragment; a credential is given by the \
+        name of a secret";
     let parsed = Url::parse(text).ok().filter(|url| {
         let has_login = !url.username().is_empty() || url.password().is_some();
         matches!(url.scheme(), "http" | "https") && url.has_host() && !has_login && url.fragment().is_none()
@@ -196,3 +186,6 @@ pub(super) fn check_headers(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

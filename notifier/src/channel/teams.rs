@@ -57,7 +57,7 @@ impl TeamsSettings {
             }
             json!({ "type": "RichTextBlock", "inlines": [run] })
         };
-        let text = Layout::new(message, &Plain).fit_body(max_text, str::len);
+        let text = Layout::new(message, &Plain).without_link().fit_body(max_text, str::len);
         let mut body = vec![run(&title_line(message), true)];
         body.extend(text.lines().map(|line| run(line, false)));
         let mut card = json!({

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use picket_proto::{Audience, ChannelKind, ValidationError, nested_object::decode_object};
+use picket_proto::{ChannelKind, ValidationError, nested_object::decode_object};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -34,11 +34,6 @@ impl Templates {
             check_template(&field("title"), title, Markup::Line)?;
         }
         if let Some(body) = &templates.body {
-            if kind.audience() != Audience::People && kind != ChannelKind::Webhook {
-                let allowed =
-                    format!("no body: a message to {kind} has fields of its own; a title is possible");
-                return Err(ValidationError::new(field("body"), "a template", allowed));
-            }
             check_template(&field("body"), body, body_markup(kind))?;
         }
         Ok((templates, Value::Object(rest)))
@@ -114,9 +109,25 @@ mod tests {
         let bad = refusal(ChannelKind::Ntfy, json!({"topic": "a", "body": "{% for %}"}));
         assert_eq!(bad.field, "settings.body", "{bad}");
         let none = refusal(ChannelKind::Pagerduty, json!({"routing_key": {"secret": "k"}, "body": "x"}));
-        assert!(none.field == "settings.body" && none.expected.contains("a title is possible"), "{none}");
+        assert!(none.field == "settings.body" && none.expected.contains("title (template of"), "{none}");
         let json = refusal(ChannelKind::Webhook, json!({"url": "https://a.example/", "body": "no JSON"}));
         assert_eq!(json.field, "settings.body", "{json}");
+    }
+
+    #[test]
+    fn a_body_of_json_that_quotes_a_value_or_fails_for_a_test_is_refused_with_a_hint() {
+        let refusal = |body: &str| {
+            let settings = json!({"url": "https://a.example/", "body": body});
+            ChannelSettings::parse(ChannelKind::Webhook, &settings).unwrap_err().to_string()
+        };
+
+        let quoted = refusal(r#"{"text": "{{ title }}"}"#);
+        assert!(quoted.contains("{\"text\": {{ title }}} without marks around {{ title }}"), "{quoted}");
+        let of_incident = refusal(r#"{"incident": {{ event.data.incident_id }}}"#);
+        assert!(of_incident.contains("(a test): line 1: undefined value"), "{of_incident}");
+        assert!(of_incident.contains("{{ event.data.incident_id|default(none) }}"), "{of_incident}");
+        let settings = json!({"url": "https://a.example/", "body": r#"{"text": {{ title }}, "id": {{ event.data.incident_id|default(none) }}}"#});
+        ChannelSettings::parse(ChannelKind::Webhook, &settings).unwrap();
     }
 
     #[test]

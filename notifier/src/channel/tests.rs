@@ -117,7 +117,7 @@ pub(crate) fn long_messages() -> Vec<Message> {
 }
 
 /// Settings of each kind that speaks HTTP.
-fn all_settings() -> Vec<(ChannelKind, Value)> {
+pub(crate) fn all_settings() -> Vec<(ChannelKind, Value)> {
     let sid = "AC0123456789abcdef0123456789abcdef";
     let token = json!({ "secret": "token" });
     vec![

@@ -170,7 +170,7 @@ fn hostile_names_stay_on_their_line_in_every_markup() {
 
 #[test]
 fn a_body_of_json_is_checked_to_be_json_with_the_values_of_an_event() {
-    let source = r#"{"text": {{ title }}, "incident": {{ event.data.incident_id }}, "end": {{ event.is_end }},
+    let source = r#"{"text": {{ title }}, "incident": {{ event.data.incident_id|default(none) }}, "end": {{ event.is_end }},
         "note": {{ items[0].note }}, "item": {{ items[0] }}}"#;
     check_template("body", source, Markup::Json).unwrap();
     let json = render(source, Markup::Json, &samples::named("\"}, {\"")).unwrap();
@@ -184,5 +184,6 @@ fn a_body_of_json_is_checked_to_be_json_with_the_values_of_an_event() {
 
     let refused = refusal("{\"text\": \"{{ title }}\"}", Markup::Json);
     assert!(refused.contains("it prints no JSON: "), "{refused}");
+    assert!(refused.contains("without marks around {{ title }}"), "{refused}");
     assert!(refusal("{\"text\": {{ title }},}", Markup::Json).contains("it prints no JSON: "));
 }

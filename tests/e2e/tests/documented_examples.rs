@@ -1,4 +1,5 @@
-//! The examples of docs/reference/assertions-and-options.md, each executed by the command against a real target.
+//! The examples of docs/reference/assertions-and-options.md, each executed by the command against a real target, and
+//! those of docs/how-to/notifications.md.
 #![expect(
     clippy::unwrap_used,
     reason = "as in any test; clippy.toml allows it only within functions marked as tests"
@@ -10,7 +11,7 @@ use futures_util::{StreamExt, stream};
 use picket_e2e::Stack;
 use picket_harness::{
     certificates::{CertificateAuthority, Validity},
-    documented_examples::DocumentedExamples,
+    documented_examples::{DocumentedExamples, split_words},
     servers,
     targets::{Step, Target},
 };
@@ -88,4 +89,62 @@ async fn each_example_of_the_reference_has_the_result_that_the_reference_states(
     for process in [coordinator, prober] {
         process.stop().await;
     }
+}
+
+/// Runs a documented command, which must succeed.
+async fn run_documented(stack: &Stack, words: &[impl AsRef<str>]) {
+    let arguments: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
+    assert_eq!(arguments[0], "picket", "{arguments:?}");
+    let (code, output, error) = stack.run_picket(&arguments[1..]).await;
+    assert_eq!(code, 0, "{arguments:?}: {output}{error}");
+}
+
+#[tokio::test]
+async fn each_example_of_the_pages_about_notifications_is_accepted() {
+    let stack = Stack::start(&["local"]).await;
+    let page = DocumentedExamples::read("how-to/notifications.md");
+    let rows = page.table_rows();
+    let channels: Vec<_> = rows
+        .iter()
+        .filter(|row| row.section == "A channel of each kind")
+        .map(|row| split_words(row.code_spans(2)[0]))
+        .collect();
+    assert!(channels.len() > 10, "{channels:?}");
+    for words in &channels {
+        run_documented(&stack, words).await;
+        run_documented(&stack, &["picket", "channel", "remove", &words[3]]).await;
+    }
+
+    // Channels that the commands of the page take for granted.
+    for name in ["desk", "phone", "hook"] {
+        let example = channels.iter().find(|words| words[3] == name).expect(name);
+        run_documented(&stack, example).await;
+    }
+    run_documented(&stack, &["picket", "channel", "add", "boss", "--kind", "ntfy", "--set", "topic=boss"])
+        .await;
+    let runnable = ["site add", "channel add", "channel set", "route add", "route test", "silence add"];
+    let reference = DocumentedExamples::read("reference/channels.md");
+    let mut ran = 0;
+    for words in page.commands().into_iter().chain(reference.commands()) {
+        let is_runnable = words[0] == "picket"
+            && runnable.iter().any(|command| words[1..].starts_with(&split_words(command)));
+        if is_runnable {
+            run_documented(&stack, &words).await;
+            ran += 1;
+        }
+    }
+    assert!(ran > 10, "{ran}");
+
+    let directory = servers::scratch_dir("documented");
+    let (sites, secrets) = (directory.join("sites.yaml"), directory.join("secrets.toml"));
+    fs::write(&sites, page.code_block("yaml")).unwrap();
+    run_documented(&stack, &["picket", "apply", "-f", sites.to_str().unwrap()]).await;
+    fs::write(&secrets, page.code_block("toml")).unwrap();
+    fs::set_permissions(&secrets, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let checked = std::process::Command::new(picket_e2e::program_path("picket-prober"))
+        .args(["secrets", "check", "--secrets-file"])
+        .arg(&secrets)
+        .output()
+        .unwrap();
+    assert!(String::from_utf8_lossy(&checked.stdout).contains("hooks.slack.com"), "{checked:?}");
 }

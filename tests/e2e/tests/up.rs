@@ -9,6 +9,7 @@ use std::{
 
 use picket_harness::{
     eventually,
+    receiver::Receiver,
     servers::{non_ephemeral_port, pinned_tools, scratch_dir},
     targets::Target,
 };
@@ -302,4 +303,87 @@ async fn up_prints_a_link_that_signs_in_once() {
     assert!(again.starts_with("HTTP/1.1 303") && !starts_session(&again), "{again}");
     send_signal(&up, "TERM");
     up.wait().await.unwrap();
+}
+
+/// Stops an `up` after it has printed a line with `part`. Returns what it printed until then.
+async fn stop_after_line(mut up: Child, part: &str) -> String {
+    let mut lines = BufReader::new(up.stdout.take().unwrap()).lines();
+    let mut text = String::new();
+    let printed = tokio::time::timeout(READY_TIMEOUT, async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            text.push_str(&format!("{line}\n"));
+            if line.contains(part) {
+                return;
+            }
+        }
+    });
+    printed.await.unwrap();
+    assert!(text.contains(part), "{text}");
+    send_signal(&up, "TERM");
+    up.wait().await.unwrap();
+    text
+}
+
+#[tokio::test]
+async fn up_tells_a_webhook_of_an_incident_with_a_link_and_says_what_another_url_changes() {
+    let (receiver, place) = (Receiver::start().await, UpInstance::new().await);
+    let first_url = receiver.url("/first");
+    let up = place.up_command(&["--notify-webhook", &first_url]).spawn().unwrap();
+    let database = place.connect_database().await;
+    let url = format!("http://{}/", Target::closed_address().await);
+    eventually(READY_TIMEOUT, "the route of the webhook", async || {
+        let routes: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM picket.routes").fetch_one(&database).await.unwrap();
+        if routes == 1 { Ok(()) } else { Err(routes) }
+    })
+    .await;
+    sqlx::query("INSERT INTO picket.sites (url, interval_seconds) VALUES ($1, 5)")
+        .bind(&url)
+        .execute(&database)
+        .await
+        .unwrap();
+    let told = eventually(READY_TIMEOUT, "the event", async || {
+        receiver.requests().into_iter().find(|request| request.text().contains("incident.opened"))
+    })
+    .await;
+    let link = told.json()["data"]["link"].as_str().unwrap().to_owned();
+    assert!(link.starts_with("http://127.0.0.1:") && link.ends_with("/incidents/1"), "{link}");
+    drop(database);
+    stop_after_line(up, "channel webhook is told of every incident").await;
+
+    let second_url = receiver.url("/second");
+    let up = place.up_command(&["--notify-webhook", &second_url]).spawn().unwrap();
+    stop_after_line(up, &format!("url was {first_url}, and is {second_url}")).await;
+}
+
+#[tokio::test]
+async fn up_keeps_the_url_of_a_chat_in_its_secrets_file_alone() {
+    const URL: &str = "https://hooks.slack.com/services/T0/B0/MARKED-CREDENTIAL";
+    let place = UpInstance::new().await;
+    let up = place.up_command(&["--notify-webhook", URL]).spawn().unwrap();
+    let database = place.connect_database().await;
+    let settings = eventually(READY_TIMEOUT, "the channel", async || {
+        let row: Option<(String, String)> =
+            sqlx::query_as("SELECT kind, settings::text FROM picket.channels WHERE name = 'slack'")
+                .fetch_optional(&database)
+                .await
+                .unwrap();
+        row.ok_or("no channel")
+    })
+    .await;
+    assert_eq!(settings, ("slack".to_owned(), r#"{"url": {"secret": "notify-slack"}}"#.to_owned()));
+    drop(database);
+    let text = stop_after_line(up, "channel slack is told of every incident").await;
+
+    assert!(text.contains("secret notify-slack was written") && !text.contains("MARKED"), "{text}");
+    let path = place.data_dir().join("secrets.toml");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(std::fs::read_to_string(&path).unwrap().contains(URL));
+    let file = path.to_str().unwrap();
+    let (code, text) =
+        wait_output(place.up_command(&["--notify-webhook", URL, "--secrets-file", file]).spawn().unwrap())
+            .await;
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("picket channel add slack --kind slack") && !text.contains("MARKED"), "{text}");
 }

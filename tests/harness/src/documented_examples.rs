@@ -36,6 +36,14 @@ impl DocumentedExamples {
         rest.split_once("\n```").expect("the end of the code block").0
     }
 
+    /// All commands of the code blocks for consoles, without comments, each split into words.
+    pub fn commands(&self) -> Vec<Vec<String>> {
+        let blocks = self.0.split("\n```console\n").skip(1);
+        let lines = blocks.flat_map(|block| block.split("\n```").next().unwrap_or_default().lines());
+        let commands = lines.filter_map(|line| line.strip_prefix("$ "));
+        commands.map(|command| split_words(command.split("  #").next().unwrap_or_default())).collect()
+    }
+
     /// All rows of all tables, without the headings of the columns.
     pub fn table_rows(&self) -> Vec<TableRow> {
         let mut section = String::new();
@@ -104,6 +112,8 @@ mod tests {
         assert_eq!((rows.len(), rows[0].section.as_str(), rows[1].section.as_str()), (2, "Page", "Next"));
         assert_eq!((rows[0].code_spans(0), rows[0].cells[1].as_str()), (vec!["a b", "c"], ""));
         assert_eq!(page.code_block("http"), "GET\n\nx");
+        let console = DocumentedExamples("\n```console\n$ a 'b c'   # d\ne\n$ f\n```\n\n$ g\n".to_owned());
+        assert_eq!(console.commands(), [vec!["a", "b c"], vec!["f"]]);
         assert_eq!(split_words("--a 'b  \"c\"' --d='' e"), ["--a", "b  \"c\"", "--d=", "e"]);
     }
 }

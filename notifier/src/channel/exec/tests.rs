@@ -221,3 +221,10 @@ fn a_refused_setting_is_named_with_its_value_and_what_is_allowed() {
     let shell = serde_json::from_value::<ExecSettings>(json!({"program": "/bin/true", "shell": "x"}));
     assert!(shell.unwrap_err().to_string().contains("shell"));
 }
+
+#[test]
+fn the_documented_limit_of_time_is_that_of_the_code() {
+    let setting = picket_proto::ChannelKind::Exec.find_setting("timeout_ms").unwrap();
+    let documented = picket_proto::channel_setting::SettingDefault::Value("15000");
+    assert_eq!((setting.default, DEFAULT_TIMEOUT_MS), (documented, 15_000));
+}

@@ -1,5 +1,6 @@
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
+use picket_harness::documented_examples::DocumentedExamples;
 use picket_proto::ChannelKind;
 use reqwest::header::HeaderMap;
 
@@ -128,12 +129,12 @@ fn settings_that_cannot_be_used_are_refused_by_their_names() {
     let url = "https://hooks.example.com/";
     let many: serde_json::Map<_, _> = (0..17).map(|number| (format!("X-{number}"), json!("a"))).collect();
     for (settings, field) in [
-        (json!({}), "settings"),
+        (json!({}), "settings.url"),
         (json!({"url": "ftp://a.example"}), "settings.url"),
         (json!({"url": "https://me:MARKED@a.example"}), "settings.url"),
         (json!({"url": {"secret": "MARKED"}}), "settings.url.secret"),
         (json!({"url": 7}), "settings.url"),
-        (json!({"url": url, "secrets": [{"secret": "whsec_MARKED"}]}), "settings.secrets.secret"),
+        (json!({"url": url, "secrets": [{"secret": "whsec_MARKED"}]}), "settings.secrets[0].secret"),
         (json!({"url": url, "secrets": vec![json!({"secret": "a"}); 5]}), "settings.secrets"),
         (
             json!({"url": url, "headers": {"Authorization": "Bearer MARKED"}}),
@@ -152,4 +153,42 @@ fn settings_that_cannot_be_used_are_refused_by_their_names() {
         assert_eq!(refusal.field, field, "{refusal}");
         assert!(!refusal.to_string().contains("MARKED"), "{refusal}");
     }
+}
+
+#[test]
+fn the_documented_verification_accepts_an_event_and_refuses_a_changed_one() {
+    let rendered = Rendered::of(ChannelKind::Webhook, &signed_settings(), &samples::down());
+    let program = format!(
+        "{}\nimport sys\nfor line in sys.stdin:\n    given = json.loads(line)\n    try:\n        \
+         print(read_event(given['headers'], given['body'].encode(), given['secret'])['type'])\n    \
+         except ValueError as error:\n        print(error)\n",
+        DocumentedExamples::read("reference/channels.md").code_block("python")
+    );
+    let headers: Value = [ID_HEADER, TIME_HEADER, SIGNATURE_HEADER]
+        .into_iter()
+        .map(|name| (name.to_owned(), Value::from(rendered.header(name))))
+        .collect::<serde_json::Map<_, _>>()
+        .into();
+    let request =
+        |body: &str, secret: &str| json!({"headers": headers, "body": body, "secret": secret}).to_string();
+    let body = String::from_utf8(rendered.body.clone()).unwrap();
+    let requests = [
+        request(&body, crate::channel::tests::WEBHOOK_NEW),
+        request(&body, crate::channel::tests::WEBHOOK_OLD),
+        request(&body, "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"),
+        request(&body.replace("shop", "chop"), crate::channel::tests::WEBHOOK_NEW),
+    ];
+    let mut python = std::process::Command::new("python3")
+        .args(["-c", &program])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+
+    std::io::Write::write_all(&mut python.stdin.take().unwrap(), requests.join("\n").as_bytes()).unwrap();
+    let output = python.wait_with_output().unwrap();
+
+    let said = String::from_utf8(output.stdout).unwrap();
+    let refused = "not signed by us";
+    assert_eq!(said.lines().collect::<Vec<_>>(), ["incident.opened", "incident.opened", refused, refused]);
 }

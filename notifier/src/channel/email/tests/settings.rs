@@ -70,3 +70,14 @@ async fn a_password_is_not_sent_without_tls_even_if_the_settings_were_never_chec
     assert!(attempt.message.contains("a password is never sent without TLS"), "{}", attempt.message);
     assert!(server.mails().is_empty());
 }
+
+#[test]
+fn the_documented_defaults_are_those_of_the_code() {
+    let settings = json!({"host": "smtp.example.com", "from": "picket@example.com", "to": [A]});
+    let settings: EmailSettings = serde_json::from_value(settings).unwrap();
+    let documented = |name: &str| picket_proto::ChannelKind::Email.find_setting(name).unwrap().default;
+    let value = picket_proto::channel_setting::SettingDefault::Value;
+
+    assert_eq!((documented("timeout_ms"), settings.timeout().as_millis()), (value("20000"), 20_000));
+    assert_eq!((documented("security"), settings.security), (value("starttls"), Security::Starttls));
+}
