@@ -1,13 +1,18 @@
 //! `picket notification`: messages to channels, their attempts, and another try.
 
+mod notices;
 mod show;
 
 use clap::{ArgGroup, ArgMatches, Args, Subcommand};
 use picket_runtime::{clock, options::DurationArg};
-use picket_store::notifications::{self, ListedNotification, NotificationFilter, RetrySelection};
+use picket_store::{
+    Store,
+    notifications::{self, ListedNotification, NotificationFilter, RetrySelection},
+};
 use uuid::Uuid;
 
-pub(crate) use self::show::notice_table;
+use self::notices::ListNoticesOptions;
+pub(crate) use self::notices::{NoticeColumns, notice_table};
 use crate::{
     connect::DatabaseArgs,
     error::Error,
@@ -25,7 +30,20 @@ Examples:
   picket notification list --state failed --since 7d")]
     List(ListNotificationsOptions),
     /// Show a notification with its attempts and with what it tells
+    #[command(after_help = "\
+Example:
+  picket notification show 0199a1b2-0c3d-7e4f-8a5b-6c7d8e9fa0b1")]
     Show(ShowNotificationOptions),
+    /// List what channels were or are to be told, also what was suppressed: the rows behind the ledger
+    #[command(after_help = "\
+A notice is what one channel is to be told of one event; STATE is waiting, delivered, suppressed or failed, with the \
+reason. With the same --since as 'picket ledger --notifications', these are the rows behind its numbers.
+
+Examples:
+  picket notification notices --since 24h --channel ops --state suppressed
+  picket notification notices --since 24h --channel ops --reason brief
+  picket notification notices --since 7d --step escalation")]
+    Notices(ListNoticesOptions),
     /// Have failed notifications tried once more, now
     #[command(after_help = "\
 What is said is composed anew from what is true now.
@@ -88,6 +106,7 @@ pub(crate) async fn run(command: NotificationCommand, matches: &ArgMatches) -> R
             let store = options.database.connect(matches).await?;
             show::show_notification(&store, options.id, options.output).await
         }
+        NotificationCommand::Notices(options) => notices::list_notices(options, matches).await,
         NotificationCommand::Retry(options) => retry(options, matches).await,
     }
 }
@@ -102,9 +121,13 @@ async fn list_notifications(options: ListNotificationsOptions, matches: &ArgMatc
         ..NotificationFilter::default()
     };
     let rows = notifications::list_notifications(&store, filter).await?;
+    if rows.is_empty() {
+        require_channel(&store, options.channel.as_deref()).await?;
+    }
     options.output.print_rows(&rows, |rows| {
         let columns = ["ID", "CREATED", "CHANNEL", "PURPOSE", "STATE", "ATTEMPTS", "ANSWER", "TITLE"];
-        let mut listing = TextTable::new(columns, "no notifications").align_right([5]);
+        let empty = "no notifications; what no message was sent about: picket notification notices";
+        let mut listing = TextTable::new(columns, empty).align_right([5]).keep_whole([0]);
         for row in rows {
             listing.add_row([
                 text_cell(&row.notification_id),
@@ -137,9 +160,7 @@ async fn retry(options: RetryOptions, matches: &ArgMatches) -> Result<(), Error>
     let retried = match (id, &channel) {
         (Some(id), _) => notifications::retry_failed(&store, RetrySelection::One(id)).await?,
         (None, Some(channel)) => {
-            if picket_store::channels::find_channel(&store, channel).await?.is_none() {
-                return Err(crate::channel::unknown_channel(&store, channel).await);
-            }
+            require_channel(&store, Some(channel)).await?;
             notifications::retry_failed(&store, RetrySelection::Channel(channel, since)).await?
         }
         (None, None) => 0,
@@ -151,8 +172,18 @@ async fn retry(options: RetryOptions, matches: &ArgMatches) -> Result<(), Error>
     }
 }
 
+/// Refuses the name of a channel that there is not, which may be misspelt.
+async fn require_channel(store: &Store, name: Option<&str>) -> Result<(), Error> {
+    match name {
+        Some(name) if picket_store::channels::find_channel(store, name).await?.is_none() => {
+            Err(crate::channel::unknown_channel(store, name).await)
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Why a notification cannot be tried once more.
-async fn refuse_retry(store: &picket_store::Store, id: Uuid) -> Result<Error, Error> {
+async fn refuse_retry(store: &Store, id: Uuid) -> Result<Error, Error> {
     let filter = NotificationFilter { id: Some(id), ..NotificationFilter::default() };
     let found = notifications::list_notifications(store, filter).await?;
     Ok(match found.first() {

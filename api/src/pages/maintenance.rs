@@ -166,6 +166,7 @@ fn build_form(site: &str) -> FormView {
         ],
         button: "Add window",
     }
+    ..FormView::default()
 }
 
 fn tabulate_windows(windows: &[MaintenanceWindow], may_write: bool) -> TableView {

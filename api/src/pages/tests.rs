@@ -286,6 +286,7 @@ fn list_page() -> ListPage {
             },
         ],
         button: "Show",
+        ..FormView::default()
     });
     let row = vec![
         Cell::site(7, HOSTILE),

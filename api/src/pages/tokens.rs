@@ -124,6 +124,7 @@ fn build_form(is_first: bool) -> FormView {
         ],
         button: "Create token",
     }
+    ..FormView::default()
 }
 
 fn tabulate_tokens(tokens: &[ApiToken]) -> TableView {
