@@ -160,10 +160,7 @@ impl DefinitionPlan {
 
     /// The changes for the store.
     fn to_changes(&self) -> DefinitionChanges {
-        DefinitionChanges {
-            sites: SiteChanges::from(&self.sites),
-            notifications: self.notifications.clone(),
-        }
+        DefinitionChanges { sites: SiteChanges::from(&self.sites), notifications: self.notifications.clone() }
     }
 
     /// Refuses all names in routes that there are not, each by its line, before anything is changed.
@@ -208,13 +205,16 @@ impl DefinitionPlan {
         index.add_tags(wanted.sites.sites.iter().flat_map(|site| &site.tags));
         let warnings: Vec<(&str, TagWarning)> = routes
             .iter()
-            .flat_map(|route| index.list_warnings(route).into_iter().map(|warning| (route.name.as_str(), warning)))
+            .flat_map(|route| {
+                index.list_warnings(route).into_iter().map(|warning| (route.name.as_str(), warning))
+            })
             .collect();
         if warnings.is_empty() {
             return Ok(Vec::new());
         }
         let places = RoutePlaces::new(name, text, wanted);
-        let describe = |(route, warning): &(&str, TagWarning)| places.describe(route, warning.field, warning).1;
+        let describe =
+            |(route, warning): &(&str, TagWarning)| places.describe(route, warning.field, warning).1;
         Ok(warnings.iter().map(describe).collect())
     }
 

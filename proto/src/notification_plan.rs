@@ -306,7 +306,10 @@ mod tests {
         let there = [("a", 3), ("b", 7), ("c", 7), ("d", 1_000_000)];
         assert_eq!(place(&there, &["a", "b", "c", "d"]), [3, 7, 7, 1_000_000]);
         assert_eq!(place(&there, &["a", "c"]), [3, 7]);
-        assert_eq!(place(&there, &["x", "a", "y", "z", "b", "c", "u", "d"]), [2, 3, 4, 5, 7, 7, 8, 1_000_000]);
+        assert_eq!(
+            place(&there, &["x", "a", "y", "z", "b", "c", "u", "d"]),
+            [2, 3, 4, 5, 7, 7, 8, 1_000_000]
+        );
         // Two routes with a position stand in the order of their ages, which a new one cannot come between.
         assert_eq!(place(&there, &["a", "b", "x", "c", "d"]), [0, 1, 2, 3, 4]);
         assert_eq!(place(&there, &["a", "b", "c", "d", "x"]), [0, 1, 2, 3, 4]);

@@ -125,7 +125,8 @@ pub async fn find_reference_refusals(
     if !plan.channels.remove.is_empty() {
         let written: BTreeSet<&str> = written.iter().map(|route| route.name.as_str()).collect();
         let stored = routes::list_routes(store).await?;
-        let is_kept = |name: &str| !written.contains(name) && !plan.routes.remove.iter().any(|gone| gone == name);
+        let is_kept =
+            |name: &str| !written.contains(name) && !plan.routes.remove.iter().any(|gone| gone == name);
         let kept: Vec<&RouteDefinition> = stored
             .iter()
             .filter(|route| is_kept(&route.name))

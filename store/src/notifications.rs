@@ -15,7 +15,9 @@ pub use self::{
     ledger::{
         LedgerEntry, LedgerReason, LedgerStep, LedgerSum, NotificationLedger, read_notification_ledger,
     },
-    notices::{ListedNotice, NoticeFilter, NoticesOf, list_notices, list_notices_of_tags, list_selected_notices},
+    notices::{
+        ListedNotice, NoticeFilter, NoticesOf, list_notices, list_notices_of_tags, list_selected_notices,
+    },
     presence::{NotifierPresence, read_notifier_presence},
 };
 use crate::{DbTimestamp, Error, Store};

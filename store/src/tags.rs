@@ -87,13 +87,11 @@ pub async fn read_tag_index<'a>(
         let known: Vec<String> = match suggest && used.len() < tags.len() {
             false => Vec::new(),
             // Bounded, because a suggestion is not worth reading a million sites.
-            true => {
-                sqlx::query_scalar(
-                    "SELECT DISTINCT tag FROM (SELECT unnest(tags) AS tag FROM picket.sites LIMIT 10000) AS some",
-                )
-                .fetch_all(&store.pool)
-                .await?
-            }
+            true => sqlx::query_scalar(
+                "SELECT DISTINCT tag FROM (SELECT unnest(tags) AS tag FROM picket.sites LIMIT 10000) AS some",
+            )
+            .fetch_all(&store.pool)
+            .await?,
         };
         Ok(TagIndex { used: used.into_iter().collect(), known: known.into_iter().collect() })
     };

@@ -18,7 +18,8 @@ use super::{
     PageError, Visitor,
     channel_fields::drop_credentials,
     channels::{
-        describe_absence, list_form_fields, may_change, parse_channel, refuse, render_form_page, require_change,
+        describe_absence, list_form_fields, may_change, parse_channel, refuse, render_form_page,
+        require_change,
     },
     frame::Section,
     input::{PageForm, PagePath},

@@ -200,7 +200,8 @@ pub(super) fn drop_credentials(
     error: &ValidationError,
 ) -> BTreeMap<String, String> {
     let is_name = |word: &str| check_secret_name("", word.trim().trim_start_matches("secret:")).is_ok();
-    let is_shown = |name: &str, text: &str| match list_settings(kind).iter().find(|setting| setting.0 == name) {
+    let is_shown = |name: &str, text: &str| match list_settings(kind).iter().find(|setting| setting.0 == name)
+    {
         Some((_, _, _, SettingForm::Secret | SettingForm::Secrets)) => {
             text.is_empty() || text.split(',').all(is_name)
         }
@@ -276,7 +277,8 @@ mod tests {
 
     #[test]
     fn a_refused_form_repeats_names_of_secrets_and_not_what_may_be_a_credential() {
-        let form = [("token", "Hunter2!"), ("chat_id", "7"), ("other", "{\"token\": \"Hunter3\"}"), ("name", "bot")];
+        let form =
+            [("token", "Hunter2!"), ("chat_id", "7"), ("other", "{\"token\": \"Hunter3\"}"), ("name", "bot")];
         let form = form.map(|(name, text)| (name.to_owned(), text.to_owned())).into();
         let hidden = ValidationError::new("settings.token", HIDDEN_VALUE, "the name of a secret");
 

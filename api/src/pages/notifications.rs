@@ -101,8 +101,7 @@ fn parse_position(text: &str) -> Option<(Timestamp, Uuid)> {
 
 impl LogQuery {
     fn typed(&self) -> BTreeMap<String, String> {
-        let fields =
-            [("channel", &self.channel), ("state", &self.state), ("incident", &self.incident)];
+        let fields = [("channel", &self.channel), ("state", &self.state), ("incident", &self.incident)];
         fields.map(|(name, value)| (name.to_owned(), value.clone())).into()
     }
 

@@ -187,7 +187,11 @@ fn describe_notifications(channels: &[Channel], absence: Option<String>, now: Ti
         _ => format!("Channels {} do not deliver.", failing.join(", ")),
     });
     let waiting = (since > LONG_WAIT).then(|| {
-        format!("{} wait to be told, the oldest for {}.", count_nouns(waiting, "event"), describe_duration(since))
+        format!(
+            "{} wait to be told, the oldest for {}.",
+            count_nouns(waiting, "event"),
+            describe_duration(since)
+        )
     });
     let parts: Vec<String> = [absence, failing, waiting].into_iter().flatten().collect();
     (!parts.is_empty()).then(|| parts.join(" "))

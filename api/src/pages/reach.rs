@@ -34,7 +34,9 @@ impl ReachQuery {
     }
 
     pub(super) fn typed(&self) -> BTreeMap<String, String> {
-        [("site", &self.site), ("tag", &self.tag)].map(|(name, value)| (name.to_owned(), value.clone())).into()
+        [("site", &self.site), ("tag", &self.tag)]
+            .map(|(name, value)| (name.to_owned(), value.clone()))
+            .into()
     }
 }
 

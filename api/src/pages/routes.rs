@@ -72,7 +72,8 @@ async fn render_routes(
     if limit.is_none() {
         let found = routes::list_routes(&api.store).await.map_err(|error| visitor.fail(error))?;
         let readable = found.iter().filter_map(|route| route.definition.as_ref().ok());
-        let tags = read_tag_index_of_routes(&api.store, readable).await.map_err(|error| visitor.fail(error))?;
+        let tags =
+            read_tag_index_of_routes(&api.store, readable).await.map_err(|error| visitor.fail(error))?;
         page.tables.push(tabulate_routes(&found, &tags).with_behind(Behind {
             sql: "SELECT * FROM picket.routes ORDER BY position, route_id;".to_owned(),
             command: "picket route list\npicket route test --unreached".to_owned(),
@@ -116,9 +117,7 @@ async fn insert_route(
     let there = routes::list_routes(&api.store).await.map_err(|error| visitor.fail(error))?;
     name_routes(&mut new, there.into_iter().map(|route| route.name));
     let added = match form.get("catch_up").map(String::as_str) {
-        Some("yes") => {
-            routes::add_route_with_catch_up(&api.store, &new[0], RoutePlace::Last).await.map(drop)
-        }
+        Some("yes") => routes::add_route_with_catch_up(&api.store, &new[0], RoutePlace::Last).await.map(drop),
         _ => routes::add_route(&api.store, &new[0], RoutePlace::Last).await.map(drop),
     };
     split_refusal(visitor, added)

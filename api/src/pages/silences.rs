@@ -129,7 +129,9 @@ async fn insert_silence(visitor: &Visitor, api: &Api, form: &SilenceForm) -> Res
         SilenceTarget::Site(site) => {
             let found = read_versioned_site(&api.store, *site, limit).await;
             if found.map_err(|error| visitor.fail(error))?.is_none() {
-                return Err(ValidationError::new("site", site, "the number of a site, as in its address").into());
+                return Err(
+                    ValidationError::new("site", site, "the number of a site, as in its address").into()
+                );
             }
         }
         SilenceTarget::Tag(tag) => {
@@ -247,8 +249,8 @@ fn build_form(site: &str) -> FormView {
             field("reason", "Reason", "", "the provider works on it"),
         ],
         button: "Silence from now on",
+        ..FormView::default()
     }
-    ..FormView::default()
 }
 
 fn tabulate_silences(found: &[SilenceWindow], may_write: bool) -> TableView {

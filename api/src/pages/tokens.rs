@@ -123,8 +123,8 @@ fn build_form(is_first: bool) -> FormView {
             },
         ],
         button: "Create token",
+        ..FormView::default()
     }
-    ..FormView::default()
 }
 
 fn tabulate_tokens(tokens: &[ApiToken]) -> TableView {

@@ -296,7 +296,10 @@ async fn a_new_channel_and_a_new_route_are_told_of_open_incidents_on_demand_and_
 
     client.call(Method::POST, "/channels/none/catch-up").await.expect_problem(404);
     client.call(Method::POST, "/routes/none/catch-up").await.expect_problem(404);
-    client.write(Method::POST, "/routes?catch_up=yes", json!({"channels": ["ops"]})).await.expect_problem(422);
+    client
+        .write(Method::POST, "/routes?catch_up=yes", json!({"channels": ["ops"]}))
+        .await
+        .expect_problem(422);
     let reader = Client { api: &api, token: api.create_token(&[Scope::Admin], Some(&["shop"])).await };
     reader.call(Method::POST, "/channels/desk/catch-up").await.expect_problem(403);
 }
@@ -326,7 +329,10 @@ async fn a_tag_without_a_site_is_a_warning_of_routes_silences_and_definitions() 
     });
     let planned = client.write(Method::PUT, "/sites?dry_run=true", definition).await.json();
     let warnings = planned["warnings"].as_array().unwrap();
-    assert!(warnings.len() == 1 && warnings[0].as_str().unwrap().starts_with("/routes/1: tags: "), "{planned}");
+    assert!(
+        warnings.len() == 1 && warnings[0].as_str().unwrap().starts_with("/routes/1: tags: "),
+        "{planned}"
+    );
 }
 
 #[tokio::test]

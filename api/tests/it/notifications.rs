@@ -286,7 +286,11 @@ async fn the_rows_behind_a_number_of_the_ledger_are_listed_and_escalations_are_c
 
     let ledger = client.get("/notifications/ledger").await.json();
     assert_eq!(
-        (&ledger["channels"][0]["suppressed"], &ledger["steps"][0]["suppressed"], &ledger["steps"][0]["step"]),
+        (
+            &ledger["channels"][0]["suppressed"],
+            &ledger["steps"][0]["suppressed"],
+            &ledger["steps"][0]["step"]
+        ),
         (&json!(2), &json!(2), &json!("escalation")),
         "{ledger}"
     );

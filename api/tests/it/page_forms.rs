@@ -143,27 +143,45 @@ async fn a_refused_form_keeps_what_was_typed_names_the_field_and_repeats_no_cred
             422,
             &["value=\"bot\"", "value=\"-100\"", "id=\"channel-token-error\""][..],
         ),
-        ("/channels", "name=a+b&kind=webhook&url=https%3A%2F%2Fx.example%2F", 422, &[
-            "value=\"a b\"", "value=\"https://x.example/\"", "id=\"channel-name-error\"",
-        ]),
+        (
+            "/channels",
+            "name=a+b&kind=webhook&url=https%3A%2F%2Fx.example%2F",
+            422,
+            &["value=\"a b\"", "value=\"https://x.example/\"", "id=\"channel-name-error\""],
+        ),
         ("/channels", "name=ops&kind=webhook&url=https%3A%2F%2Fx.example%2F", 303, &[]),
         ("/channels", "name=ops&kind=webhook&url=https%3A%2F%2Fx.example%2F", 422, &["no other channel has"]),
-        ("/channels/ops", "kind=webhook&url=https%3A%2F%2Fy.example%2F&pace=soon", 422, &[
-            "value=\"https://y.example/\"", "value=\"soon\"", "id=\"channel-pace-error\"",
-        ]),
-        ("/routes", "channels=none&tags=shop&catch_up=yes", 422, &[
-            "value=\"shop\"", "id=\"route-channels-error\"", "value=\"yes\" selected",
-        ]),
-        ("/routes", "channels=ops&escalate=15m%3Dboss", 422, &[
-            "value=\"15m=boss\"", "id=\"route-escalate-error\"",
-        ]),
+        (
+            "/channels/ops",
+            "kind=webhook&url=https%3A%2F%2Fy.example%2F&pace=soon",
+            422,
+            &["value=\"https://y.example/\"", "value=\"soon\"", "id=\"channel-pace-error\""],
+        ),
+        (
+            "/routes",
+            "channels=none&tags=shop&catch_up=yes",
+            422,
+            &["value=\"shop\"", "id=\"route-channels-error\"", "value=\"yes\" selected"],
+        ),
+        (
+            "/routes",
+            "channels=ops&escalate=15m%3Dboss",
+            422,
+            &["value=\"15m=boss\"", "id=\"route-escalate-error\""],
+        ),
         ("/routes", "channels=ops&name=all&tags=shpo", 303, &[]),
-        ("/routes/all", "channels=ops&name=all&position=first&wait=5s", 422, &[
-            "value=\"5s\"", "id=\"route-position-error\"",
-        ]),
-        ("/silences", "site=999&to=%2B2h&reason=moving", 422, &[
-            "value=\"moving\"", "value=\"+2h\"", "id=\"silence-site-error\"",
-        ]),
+        (
+            "/routes/all",
+            "channels=ops&name=all&position=first&wait=5s",
+            422,
+            &["value=\"5s\"", "id=\"route-position-error\""],
+        ),
+        (
+            "/silences",
+            "site=999&to=%2B2h&reason=moving",
+            422,
+            &["value=\"moving\"", "value=\"+2h\"", "id=\"silence-site-error\""],
+        ),
         ("/silences", "tag=shop&to=soon&reason=moving", 422, &["value=\"shop\"", "id=\"silence-to-error\""]),
         ("/silences", "tag=shop&to=%2B2h&reason=", 422, &["id=\"silence-reason-error\""]),
     ] {
@@ -177,7 +195,8 @@ async fn a_refused_form_keeps_what_was_typed_names_the_field_and_repeats_no_cred
             parse_page(path, &answer);
         }
     }
-    for (path, part) in [("/notifications?incident=x", "log-incident-error"), ("/routes?site=x", "reach-site-error")]
+    for (path, part) in
+        [("/notifications?incident=x", "log-incident-error"), ("/routes?site=x", "reach-site-error")]
     {
         let answer = api.get(path, None).await;
         assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY, "{path}");
@@ -224,7 +243,10 @@ async fn an_incident_leads_to_its_messages_and_channels_and_each_of_them_back() 
 
     let links = list_links(&open_page(&api, &incident, None).await);
     let message = links.iter().find(|link| link.starts_with("/notifications/")).unwrap().clone();
-    assert!(links.contains("/channels/ops") && links.contains(&format!("/notifications?incident={id}")), "{links:?}");
+    assert!(
+        links.contains("/channels/ops") && links.contains(&format!("/notifications?incident={id}")),
+        "{links:?}"
+    );
     let links = list_links(&open_page(&api, &message, None).await);
     assert!(links.contains("/channels/ops") && links.contains(&incident), "{links:?}");
     let log = list_links(&open_page(&api, "/notifications", None).await);

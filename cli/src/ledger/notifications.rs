@@ -71,7 +71,9 @@ fn step_table(steps: &[LedgerStep]) -> TextTable {
     let mut listing = TextTable::new(columns, "").align_right([2, 3, 4, 5]);
     for step in steps {
         let counts = [step.delivered, step.suppressed, step.failed, step.waiting];
-        listing.add_cells([text_cell(&step.channel), text_cell(&step.step)].into_iter().chain(counts.map(text_cell)));
+        listing.add_cells(
+            [text_cell(&step.channel), text_cell(&step.step)].into_iter().chain(counts.map(text_cell)),
+        );
     }
     listing
 }
@@ -88,7 +90,9 @@ fn describe_details(ledger: &NotificationLedger, since: DurationArg) -> String {
         ));
     }
     if !ledger.channels.is_empty() {
-        text += &format!("each of them: picket notification notices --since {since} --channel NAME --state STATE\n");
+        text += &format!(
+            "each of them: picket notification notices --since {since} --channel NAME --state STATE\n"
+        );
     }
     if ledger.untold > 0 {
         text += &format!("no route told a channel of {} events; see: picket route test\n", ledger.untold);

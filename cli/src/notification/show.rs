@@ -60,7 +60,10 @@ pub(super) async fn show_notification(store: &Store, id: Uuid, output: OutputOpt
     add("next attempt", format_timestamp(row.next_attempt_at.map(Into::into)));
     let notices = match row.purpose.as_str() {
         "test" => String::new(),
-        _ => format!("\n{}", notice_table(&details.notices, NoticeColumns::OfNotification, "it tells of nothing any more")),
+        _ => format!(
+            "\n{}",
+            notice_table(&details.notices, NoticeColumns::OfNotification, "it tells of nothing any more")
+        ),
     };
     print_coloured(&format!("{lines}\n{}{notices}", attempt_table(&details.deliveries)))
 }

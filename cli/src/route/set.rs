@@ -9,7 +9,8 @@ use picket_store::{
 use serde_json::Value;
 
 use super::{
-    args::RouteArgs, describe_reach, find_route,
+    args::RouteArgs,
+    describe_reach, find_route,
     record::{describe_route, show_record},
     warn_of_tags,
 };
@@ -21,8 +22,19 @@ use crate::{
 
 /// Fields that a route need not have.
 const OPTIONAL_FIELDS: [&str; 13] = [
-    "tags", "all_tags", "sites", "regions", "min_regions", "events", "delay", "wait", "group_by", "remind",
-    "storm_after", "escalate", "active",
+    "tags",
+    "all_tags",
+    "sites",
+    "regions",
+    "min_regions",
+    "events",
+    "delay",
+    "wait",
+    "group_by",
+    "remind",
+    "storm_after",
+    "escalate",
+    "active",
 ];
 
 /// Options of `picket route set`.
@@ -68,7 +80,7 @@ pub(crate) struct RouteSwitchOptions {
 }
 
 pub(super) async fn set_route(options: SetRouteOptions, matches: &ArgMatches) -> Result<(), Error> {
-    let store = options.database.connect(matches).await?;
+    let store = options.database.clone().connect(matches).await?;
     let stored = find_route(&store, &options.name).await?;
     let before = stored.definition.clone()?;
     let after = options.change_route(&before)?;

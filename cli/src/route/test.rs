@@ -10,9 +10,7 @@ use super::describe_reach;
 use crate::{
     connect::DatabaseArgs,
     error::Error,
-    output::{
-        OutputFormat, OutputOptions, TextTable, print_coloured, print_error, status_cell, text_cell,
-    },
+    output::{OutputFormat, OutputOptions, TextTable, print_coloured, print_error, status_cell, text_cell},
     site::find_one_site,
 };
 

@@ -321,7 +321,8 @@ async fn commands_say_that_no_notifier_runs_and_that_it_is_not_decided_who_is_to
     let picket = Picket::new().await;
     let pool = picket.pool().await;
     picket.run_ok(&["site", "add", "https://shop.example/"]);
-    let absence = "picket: no notifier runs, so nobody is told of incidents; start picket-notifier, or 'picket up'\n";
+    let absence =
+        "picket: no notifier runs, so nobody is told of incidents; start picket-notifier, or 'picket up'\n";
     let error_of = |arguments: &[&str]| String::from_utf8(picket.run(arguments).stderr).unwrap();
 
     for arguments in [
@@ -382,7 +383,10 @@ async fn the_rows_behind_a_number_of_the_ledger_are_listed_and_reminders_are_cou
     assert_eq!(list(&["--step", "escalation"])[0]["reason"], "acknowledged");
     assert_eq!(list(&["--state", "delivered"]), Value::Array(Vec::new()));
     let table = picket.run_ok(&["notification", "notices", "--incident", "1"]);
-    assert!(table.contains("escalation 1 of incident.opened") && table.contains("suppressed, brief"), "{table}");
+    assert!(
+        table.contains("escalation 1 of incident.opened") && table.contains("suppressed, brief"),
+        "{table}"
+    );
     for command in ["notices", "list"] {
         let refusal = picket.run_rejected(&["notification", command, "--channel", "opps"]);
         assert!(refusal.contains("there is no channel 'opps'; there are: ops"), "{refusal}");

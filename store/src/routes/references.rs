@@ -59,11 +59,11 @@ impl KnownNames {
                 sqlx::query_scalar("SELECT name FROM pg_timezone_names WHERE name = ANY ($1)").bind(zones);
             known.time_zones = query.fetch_all(&mut *connection).await?.into_iter().collect();
         }
-        let words: Vec<&str> =
-            routes.iter().flat_map(|route| &route.sites).map(String::as_str).collect();
+        let words: Vec<&str> = routes.iter().flat_map(|route| &route.sites).map(String::as_str).collect();
         if !words.is_empty() {
             let numbers: Vec<i64> = words.iter().filter_map(|word| word.parse().ok()).collect();
-            let query = sqlx::query_as("SELECT id, url FROM picket.sites WHERE url = ANY ($1) OR id = ANY ($2)");
+            let query =
+                sqlx::query_as("SELECT id, url FROM picket.sites WHERE url = ANY ($1) OR id = ANY ($2)");
             known.sites = query.bind(words).bind(numbers).fetch_all(connection).await?;
         }
         Ok(known)
@@ -87,13 +87,20 @@ impl KnownNames {
         }
         for (index, step) in route.escalate.iter().enumerate() {
             for name in step.channels.iter().filter(|name| !self.channels.contains(*name)) {
-                missing.push(refuse_name(format!("escalate[{index}].channels"), "channel", name, &self.channels));
+                missing.push(refuse_name(
+                    format!("escalate[{index}].channels"),
+                    "channel",
+                    name,
+                    &self.channels,
+                ));
             }
         }
         for name in route.regions.iter().filter(|name| !self.regions.contains(*name)) {
             missing.push(refuse_name("regions".to_owned(), "region", name, &self.regions));
         }
-        if let Some(active) = route.active.as_ref().filter(|hours| !self.time_zones.contains(&hours.time_zone)) {
+        if let Some(active) =
+            route.active.as_ref().filter(|hours| !self.time_zones.contains(&hours.time_zone))
+        {
             let allowed = "a time zone that the database knows, such as Europe/Berlin or UTC";
             missing.push(ValidationError::new("active.time_zone", &active.time_zone, allowed));
         }

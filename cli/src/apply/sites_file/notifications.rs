@@ -44,7 +44,8 @@ pub(super) fn decode_routes(
     for (index, entry) in routes.into_iter().enumerate() {
         let line = entry.referenced.line();
         let position = i64::try_from(index).unwrap_or(i64::MAX);
-        let route = entry.value.into_definition(position).and_then(|route| refuse_taken_name(route, &decoded));
+        let route =
+            entry.value.into_definition(position).and_then(|route| refuse_taken_name(route, &decoded));
         match route {
             Ok(route) => decoded.push(route),
             Err(why) => {
