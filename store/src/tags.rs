@@ -88,7 +88,7 @@ pub async fn read_tag_index<'a>(
             false => Vec::new(),
             // Bounded, because a suggestion is not worth reading a million sites.
             true => sqlx::query_scalar(
-                "SELECT DISTINCT tag FROM (SELECT unnest(tags) AS tag FROM picket.sites LIMIT 10000) AS some",
+                "SELECT DISTINCT tag FROM (SELECT unnest(tags) AS tag FROM picket.sites LIMIT 10000) AS sampled",
             )
             .fetch_all(&store.pool)
             .await?,

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use picket_harness::markup::{Element, parse_markup};
 use picket_store::api_tokens::Scope;
 use reqwest::{Method, StatusCode};
-use serde_json::json;
 
 use crate::support::{Answer, TestApi, send};
 
