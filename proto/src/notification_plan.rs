@@ -195,10 +195,10 @@ fn keep_positions(
         })
         .collect();
     // The place of a route that cannot be read is unknown.
-    let is_unreadable = |route: &&RouteDefinition| {
+    let is_unreadable = |route: &RouteDefinition| {
         stored.iter().any(|stored| stored.name == route.name && stored.definition.is_err())
     };
-    if wanted.iter().any(|route| is_unreadable(&route)) {
+    if wanted.iter().any(is_unreadable) {
         return None;
     }
     let places: Vec<Option<(usize, i64)>> =

@@ -134,6 +134,22 @@ pub async fn list_notifications(
     store.with_timeout(NOTIFICATIONS_TIMEOUT, "list notifications", query.fetch_all(&store.pool)).await
 }
 
+/// Finds at most two notifications by the end of their number, made of hexadecimal digits and dashes.
+///
+/// # Errors
+/// If the database cannot be reached in time.
+pub async fn find_numbers_by_ending(store: &Store, ending: &str) -> Result<Vec<Uuid>, Error> {
+    let query = sqlx::query_scalar(
+        "SELECT notification_id::text FROM picket.notifications
+         WHERE right(notification_id::text, length($1)) = $1 LIMIT 2",
+    )
+    .bind(ending);
+    let found: Vec<String> = store
+        .with_timeout(NOTIFICATIONS_TIMEOUT, "look up the notification", query.fetch_all(&store.pool))
+        .await?;
+    Ok(found.iter().filter_map(|number| Uuid::parse_str(number).ok()).collect())
+}
+
 /// An attempt to deliver a notification.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, FromRow)]
 pub struct ListedAttempt {

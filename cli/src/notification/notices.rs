@@ -4,7 +4,7 @@ use clap::{ArgMatches, Args};
 use picket_runtime::{clock, options::DurationArg};
 use picket_store::notifications::{self, ListedNotice, NoticeFilter};
 
-use super::require_channel;
+use super::{number::shorten_number, require_channel};
 use crate::{
     connect::DatabaseArgs,
     error::Error,
@@ -112,7 +112,7 @@ pub(crate) fn notice_table(
             (text_cell(&notice.channel), has_channel),
             (status_cell(&state), true),
             (text_cell(format_timestamp(notice.ended_at.map(Into::into))), true),
-            (text_cell(notice.notification_id.clone()), has_channel),
+            (text_cell(notice.notification_id.as_deref().map(shorten_number)), has_channel),
         ];
         listing.add_cells(cells.into_iter().filter(|(_, is_needed)| *is_needed).map(|(cell, _)| cell));
     }

@@ -226,10 +226,13 @@ async fn a_failed_notification_is_listed_shown_and_tried_once_more() {
 
     let listed = picket.run_ok(&["notification", "list", "--channel", "ops", "--state", "failed"]);
     assert!(
-        listed.contains(id) && listed.contains("400 invalid_blocks") && listed.contains("DOWN shop"),
+        listed.contains("6c7d8e9fa0b1  ")
+            && listed.contains("failed, 1 attempt")
+            && listed.contains("400 invalid_blocks"),
         "{listed}"
     );
-    let shown = picket.run_ok(&["notification", "show", id]);
+    assert!(listed.contains("DOWN shop") && !listed.contains(id), "{listed}");
+    let shown = picket.run_ok(&["notification", "show", "6c7d8e9fa0b1"]);
     assert!(shown.contains("invalid_blocks") && shown.contains("incident.opened"), "{shown}");
     let json = picket.run_json(&["notification", "show", id]);
     assert_eq!(
@@ -237,7 +240,13 @@ async fn a_failed_notification_is_listed_shown_and_tried_once_more() {
         (&"refused".into(), &1.into())
     );
 
-    assert!(picket.run_ok(&["notification", "retry", id]).contains("tried once more, now: 1"));
+    assert!(
+        picket
+            .run_rejected(&["notification", "show", "6c7d8e9fa0b2"])
+            .contains("there is no notification 6c7d")
+    );
+    assert!(picket.run_rejected(&["notification", "retry", "x"]).contains("last 12 digits"));
+    assert!(picket.run_ok(&["notification", "retry", "9fa0b1"]).contains("tried once more, now: 1"));
     assert!(picket.run_rejected(&["notification", "retry", id]).contains("this one is waiting"));
     assert!(
         picket
