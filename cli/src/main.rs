@@ -123,7 +123,7 @@ enum Command {
     /// Manage channels of notifications: add, list, show, set, test, pause, resume, remove
     #[command(subcommand)]
     Channel(channel::ChannelCommand),
-    /// Manage routes from events to channels: add, list, show, set, pause, resume, remove, test
+    /// Manage routes to channels: add, list, show, set, pause, resume, remove, test
     #[command(subcommand)]
     Route(route::RouteCommand),
     /// Manage silences, in which nobody is told: add, list, remove
