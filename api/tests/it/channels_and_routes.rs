@@ -300,7 +300,7 @@ async fn a_new_channel_and_a_new_route_are_told_of_open_incidents_on_demand_and_
         .write(Method::POST, "/routes?catch_up=yes", json!({"channels": ["ops"]}))
         .await
         .expect_problem(422);
-    let reader = Client { api: &api, token: api.create_token(&[Scope::Admin], Some(&["shop"])).await };
+    let reader = limited(&api, "shop").await;
     reader.call(Method::POST, "/channels/desk/catch-up").await.expect_problem(403);
 }
 
