@@ -30,13 +30,13 @@ pub(crate) fn validate_channel(channel: &ChannelDefinition) -> Result<(), Valida
     ChannelSettings::parse(channel.kind, &Value::Object(channel.settings.clone())).map(drop)
 }
 
-/// The problem of a name that no channel has.
+/// The problem of an unknown channel.
 pub(crate) fn describe_missing_channel(name: &str) -> Problem {
     let name = picket_proto::validation::sanitize_text(name, 64);
     Problem::new(ProblemKind::NotFound, format!("there is no channel '{name}'"))
 }
 
-/// The problem of a name that no route has.
+/// The problem of an unknown route.
 pub(crate) fn describe_missing_route(name: &str) -> Problem {
     let name = picket_proto::validation::sanitize_text(name, 64);
     Problem::new(ProblemKind::NotFound, format!("there is no route '{name}'"))

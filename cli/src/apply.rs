@@ -163,7 +163,7 @@ impl DefinitionPlan {
         DefinitionChanges { sites: SiteChanges::from(&self.sites), notifications: self.notifications.clone() }
     }
 
-    /// Refuses all names in routes that there are not, each by its line, before anything is changed.
+    /// Refuses all missing names in routes, each by its line, before any change.
     async fn refuse_unknown_names(
         &self,
         store: &Store,
@@ -187,7 +187,7 @@ impl DefinitionPlan {
         Err(validation_error(refusals.into_iter().map(|(_, refusal)| refusal).collect()))
     }
 
-    /// Warns of tags in routes of the file that no site has after the changes.
+    /// Warns of tags in routes of the file without a site after the changes.
     async fn list_tag_warnings(
         &self,
         store: &Store,

@@ -307,7 +307,7 @@ async fn find_channel(store: &Store, name: &str) -> Result<channels::Channel, Er
     }
 }
 
-/// Refusal of a name that no channel has.
+/// Refusal of an unknown channel.
 pub(crate) async fn unknown_channel(store: &Store, name: &str) -> Error {
     let known = match channels::list_channels(store).await {
         Ok(known) => known,

@@ -188,7 +188,7 @@ async fn retry(options: RetryOptions, matches: &ArgMatches) -> Result<(), Error>
     }
 }
 
-/// Refuses the name of a channel that there is not, which may be misspelt.
+/// Refuses an unknown, perhaps misspelt channel.
 async fn require_channel(store: &Store, name: Option<&str>) -> Result<(), Error> {
     match name {
         Some(name) if picket_store::channels::find_channel(store, name).await?.is_none() => {

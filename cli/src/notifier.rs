@@ -4,7 +4,7 @@ use picket_store::{Store, notifications::read_notifier_presence};
 
 use crate::{error::Error, output::print_error};
 
-/// Says on standard error that no notifier runs, unless one does.
+/// Reports an absent notifier on standard error.
 pub(crate) async fn warn_without_notifier(store: &Store) -> Result<(), Error> {
     if let Some(absence) = read_notifier_presence(store, None).await?.describe_absence() {
         print_error(absence);

@@ -206,7 +206,7 @@ async fn add_route(options: AddRouteOptions, matches: &ArgMatches) -> Result<(),
     warn_without_notifier(&store).await
 }
 
-/// Says on standard error which tags of the routes no site has.
+/// Names tags of the routes without a site on standard error.
 async fn warn_of_tags<'a>(
     store: &Store,
     routes: impl IntoIterator<Item = &'a RouteDefinition>,
@@ -232,7 +232,7 @@ async fn find_route(store: &Store, name: &str) -> Result<routes::Route, Error> {
     }
 }
 
-/// Refusal of a name that no route has.
+/// Refusal of an unknown route.
 async fn unknown_route(store: &Store, name: &str) -> Error {
     let known = match routes::list_routes(store).await {
         Ok(known) => known,

@@ -20,7 +20,7 @@ use crate::{
     output::{OutputFormat, OutputOptions, print_text},
 };
 
-/// Fields that a route need not have.
+/// Optional fields of a route.
 const OPTIONAL_FIELDS: [&str; 13] = [
     "tags",
     "all_tags",
@@ -147,7 +147,7 @@ impl SetRouteOptions {
     }
 }
 
-/// The fields with the defaults of those that are named.
+/// The fields with defaults for the named ones.
 fn clear_fields(fields: RouteFields, names: &[String]) -> RouteFields {
     let Ok(Value::Object(mut object)) = serde_json::to_value(&fields) else { return fields };
     object.retain(|name, _| !names.contains(name));
@@ -165,7 +165,7 @@ async fn write_route(store: &Store, stored: &Route, route: &RouteDefinition) -> 
     }
 }
 
-/// Prints what was done, or for programs the route as it is now.
+/// Prints a change as text, or for programs the present route.
 async fn report_change(store: &Store, name: &str, output: OutputOptions, done: &str) -> Result<(), Error> {
     match output.output {
         OutputFormat::Json => show_record(find_route(store, name).await?.into(), output),

@@ -326,7 +326,7 @@ async fn a_test_says_that_no_notifier_runs_or_prints_what_the_receiver_answered(
 }
 
 #[tokio::test]
-async fn commands_say_that_no_notifier_runs_and_that_it_is_not_decided_who_is_told() {
+async fn commands_name_an_absent_notifier_and_events_without_a_decision() {
     let picket = Picket::new().await;
     let pool = picket.pool().await;
     picket.run_ok(&["site", "add", "https://shop.example/"]);

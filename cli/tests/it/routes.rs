@@ -168,7 +168,7 @@ async fn a_route_is_shown_changed_renamed_paused_and_resumed() {
 }
 
 #[tokio::test]
-async fn an_unchanged_export_plans_no_change_whatever_the_positions_of_routes_are() {
+async fn an_unchanged_export_plans_no_change_with_routes_in_odd_positions() {
     let picket = Picket::new().await;
     picket.run_ok(&["site", "add", "https://shop.example/", "--tag", "shop"]);
     picket.add_ops();

@@ -134,7 +134,7 @@ pub(super) async fn plan_notifications(
     Ok(definitions::plan_notifications(&api.store, wanted, prune).await?)
 }
 
-/// Refuses all names in routes that there are not, each by its pointer.
+/// Refuses all missing names in routes, each by its pointer.
 ///
 /// # Errors
 /// The problem of all refused names, if there is one.
@@ -154,7 +154,7 @@ pub(super) async fn refuse_unknown_names(
     refusals.into_result()
 }
 
-/// Warns of tags in routes of the definition that no site has, neither a stored one nor one of `sites`.
+/// Warns of tags in routes of the definition without a site, stored or in `sites`.
 pub(super) async fn list_tag_warnings(
     api: &Api,
     wanted: &DesiredNotifications,
