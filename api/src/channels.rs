@@ -7,7 +7,7 @@ use picket_proto::{ValidationError, channel_definition::ChannelDefinition};
 use picket_store::{
     channel_tests::{self, TestProgress, TestRequest},
     channels,
-    notifications::count_notifiers,
+    notifications::read_notifier_presence,
 };
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
@@ -30,10 +30,16 @@ pub(crate) fn validate_channel(channel: &ChannelDefinition) -> Result<(), Valida
     ChannelSettings::parse(channel.kind, &Value::Object(channel.settings.clone())).map(drop)
 }
 
-/// The problem of a name that no channel has.
+/// The problem of an unknown channel.
 pub(crate) fn describe_missing_channel(name: &str) -> Problem {
     let name = picket_proto::validation::sanitize_text(name, 64);
     Problem::new(ProblemKind::NotFound, format!("there is no channel '{name}'"))
+}
+
+/// The problem of an unknown route.
+pub(crate) fn describe_missing_route(name: &str) -> Problem {
+    let name = picket_proto::validation::sanitize_text(name, 64);
+    Problem::new(ProblemKind::NotFound, format!("there is no route '{name}'"))
 }
 
 /// Sends a test message through a channel, paused or not, and waits for the end of its attempt.
@@ -44,8 +50,8 @@ pub(crate) async fn send_test(api: &Api, name: &str) -> Result<(Uuid, TestProgre
     if channels::find_channel(&api.store, name).await?.is_none() {
         return Err(describe_missing_channel(name));
     }
-    if count_notifiers(&api.store).await? == 0 {
-        let detail = "no notifier runs, so nothing is sent; start picket-notifier, or 'picket up'";
+    if let Some(absence) = read_notifier_presence(&api.store, None).await?.describe_absence() {
+        let detail = format!("nothing was sent: {absence}");
         return Err(Problem::new(ProblemKind::NotifierUnavailable, detail).with_retry_after(30));
     }
     let id = match channel_tests::request_test(&api.store, name).await? {

@@ -19,11 +19,14 @@ mod list_page;
 mod live;
 mod maintenance;
 mod moment;
+mod notices;
+mod notification;
 mod notifications;
 mod overview;
 mod overview_at;
 mod page_error;
 mod parts;
+mod reach;
 mod recipients;
 mod report_filter;
 mod reports;
@@ -90,8 +93,8 @@ pub(crate) fn build_routes(documents: Router<Api>) -> Router<Api> {
         .route("/maintenance", get(maintenance::show_maintenance).post(maintenance::add_window))
         .route("/maintenance/{id}/remove", post(maintenance::remove_window))
         .route("/notifications", get(notifications::show_notifications))
-        .route("/notifications/{id}", get(notifications::show_notification))
-        .route("/notifications/{id}/retry", post(notifications::retry_notification))
+        .route("/notifications/{id}", get(notification::show_notification))
+        .route("/notifications/{id}/retry", post(notification::retry_notification))
         .route("/regions", get(settings::show_regions))
         .route("/reports", get(reports::show_reports))
         .route("/routes", get(routes::show_routes).post(routes::add_route))

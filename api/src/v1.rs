@@ -2,6 +2,7 @@
 
 mod acknowledgements;
 mod api_row;
+mod catch_up;
 mod certificates;
 mod channels;
 mod checks;
@@ -44,6 +45,7 @@ use crate::{prometheus, state::Api};
 pub(crate) fn build_routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .merge(acknowledgements::build_routes())
+        .merge(catch_up::build_routes())
         .merge(certificates::build_routes())
         .merge(channels::build_routes())
         .merge(incidents::build_routes())

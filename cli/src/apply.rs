@@ -4,7 +4,7 @@ mod plan;
 mod sites_file;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     path::{Path, PathBuf},
 };
 
@@ -17,11 +17,15 @@ use picket_proto::{
 };
 use picket_store::{
     Store, channels,
-    definitions::{ApplyMode, DefinitionChanges, apply_definitions, plan_notifications},
+    definitions::{
+        ApplyMode, DefinitionChanges, ReferenceRefusal, apply_definitions, find_reference_refusals,
+        plan_notifications,
+    },
     regions::{self, RegionOverview},
     routes,
     settings::read_settings,
     sites::{self, SiteChanges},
+    tags::{TagIndex, TagWarning, read_tag_index_of_routes},
 };
 
 use self::{
@@ -32,6 +36,7 @@ use crate::{
     channel::validate_settings,
     connect::DatabaseArgs,
     error::{EXIT_NEGATIVE, Error},
+    notifier::warn_without_notifier,
     output::{print_data, print_error, print_text},
     region,
     route::describe_reach,
@@ -103,6 +108,7 @@ pub(crate) async fn run_apply(options: ApplyOptions, matches: &ArgMatches) -> Re
     let intervals = read_settings(&store).await?.intervals;
     let wanted = sites_file::parse_sites_file(&name, &text, intervals).map_err(validation_error)?;
     let plan = DefinitionPlan::new(&store, &name, &wanted, options.prune).await?;
+    plan.refuse_unknown_names(&store, &name, &text, &wanted).await?;
     print_text(&plan.to_string())?;
     let mode = match options.dry_run {
         true => ApplyMode::DryRun,
@@ -112,7 +118,13 @@ pub(crate) async fn run_apply(options: ApplyOptions, matches: &ArgMatches) -> Re
     {
         print_error(warning);
     }
+    for warning in plan.list_tag_warnings(&store, &name, &text, &wanted, options.prune).await? {
+        print_error(warning);
+    }
     print_text(&plan.execute(&store, mode).await?)?;
+    if plan.has_channels || plan.has_routes {
+        warn_without_notifier(&store).await?;
+    }
     if options.dry_run && !plan.is_empty() {
         print_text("nothing was changed (--dry-run)\n")?;
     }
@@ -146,6 +158,66 @@ impl DefinitionPlan {
         })
     }
 
+    /// The changes for the store.
+    fn to_changes(&self) -> DefinitionChanges {
+        DefinitionChanges { sites: SiteChanges::from(&self.sites), notifications: self.notifications.clone() }
+    }
+
+    /// Refuses all missing names in routes, each by its line, before any change.
+    async fn refuse_unknown_names(
+        &self,
+        store: &Store,
+        name: &str,
+        text: &str,
+        wanted: &DesiredDefinitions,
+    ) -> Result<(), Error> {
+        let refusals = find_reference_refusals(store, &self.to_changes()).await?;
+        if refusals.is_empty() {
+            return Ok(());
+        }
+        let places = RoutePlaces::new(name, text, wanted);
+        let mut refusals: Vec<(u64, String)> = refusals
+            .into_iter()
+            .map(|ReferenceRefusal { route, error }| match route {
+                Some(route) => places.describe(&route, &error.field, &error),
+                None => (0, format!("{name}: {error}")),
+            })
+            .collect();
+        refusals.sort_by_key(|(line, _)| *line);
+        Err(validation_error(refusals.into_iter().map(|(_, refusal)| refusal).collect()))
+    }
+
+    /// Warns of tags in routes of the file without a site after the changes.
+    async fn list_tag_warnings(
+        &self,
+        store: &Store,
+        name: &str,
+        text: &str,
+        wanted: &DesiredDefinitions,
+        prune: bool,
+    ) -> Result<Vec<String>, Error> {
+        let routes = wanted.notifications.routes.as_deref().unwrap_or_default();
+        let mut index = match prune && self.has_sites {
+            // The sites of the file are then all there are.
+            true => TagIndex::default(),
+            false => read_tag_index_of_routes(store, routes).await?,
+        };
+        index.add_tags(wanted.sites.sites.iter().flat_map(|site| &site.tags));
+        let warnings: Vec<(&str, TagWarning)> = routes
+            .iter()
+            .flat_map(|route| {
+                index.list_warnings(route).into_iter().map(|warning| (route.name.as_str(), warning))
+            })
+            .collect();
+        if warnings.is_empty() {
+            return Ok(Vec::new());
+        }
+        let places = RoutePlaces::new(name, text, wanted);
+        let describe =
+            |(route, warning): &(&str, TagWarning)| places.describe(route, warning.field, warning).1;
+        Ok(warnings.iter().map(describe).collect())
+    }
+
     fn is_empty(&self) -> bool {
         self.sites.is_empty() && self.notifications.is_empty()
     }
@@ -175,11 +247,7 @@ impl DefinitionPlan {
                 false => String::new(),
             });
         }
-        let changes = DefinitionChanges {
-            sites: SiteChanges::from(&self.sites),
-            notifications: self.notifications.clone(),
-        };
-        let applied = apply_definitions(store, &changes, mode).await?;
+        let applied = apply_definitions(store, &self.to_changes(), mode).await?;
         Ok(match has_notifications || applied.reach.unreached > 0 {
             true => describe_reach(applied.reach),
             false => String::new(),
@@ -199,6 +267,32 @@ impl std::fmt::Display for DefinitionPlan {
             write!(f, "{}", NotificationPlanText("route", &self.notifications.routes))?;
         }
         Ok(())
+    }
+}
+
+/// Lines of the routes of a file.
+struct RoutePlaces<'a> {
+    name: &'a str,
+    lines: sites_file::FieldLines,
+    /// Position in the file by the route's name.
+    positions: HashMap<&'a str, usize>,
+}
+
+impl<'a> RoutePlaces<'a> {
+    fn new(name: &'a str, text: &str, wanted: &'a DesiredDefinitions) -> Self {
+        let routes = wanted.notifications.routes.iter().flatten().enumerate();
+        Self {
+            name,
+            lines: sites_file::FieldLines::parse(text),
+            positions: routes.map(|(position, route)| (route.name.as_str(), position)).collect(),
+        }
+    }
+
+    /// The line of a field of a route, and a text with its place.
+    fn describe(&self, route: &str, field: &str, text: impl std::fmt::Display) -> (u64, String) {
+        let position = self.positions.get(route).map(ToString::to_string).unwrap_or_default();
+        let line = self.lines.find_line("routes", &position, field).unwrap_or(0);
+        (line, format!("{}, line {line} (route {route}): {text}", self.name))
     }
 }
 
@@ -274,6 +368,7 @@ pub(crate) async fn apply_file(store: &Store, path: &Path) -> Result<DefinitionP
     let intervals = read_settings(store).await?.intervals;
     let wanted = sites_file::parse_sites_file(&name, &text, intervals).map_err(validation_error)?;
     let plan = DefinitionPlan::new(store, &name, &wanted, false).await?;
+    plan.refuse_unknown_names(store, &name, &text, &wanted).await?;
     plan.execute(store, ApplyMode::Commit).await?;
     Ok(plan)
 }

@@ -15,6 +15,7 @@ pub(crate) use self::{record::format_setting, settings::validate_settings};
 use crate::{
     connect::DatabaseArgs,
     error::Error,
+    notifier::warn_without_notifier,
     output::{OutputOptions, TextTable, print_text, status_cell, text_cell},
     site::format_timestamp,
 };
@@ -42,8 +43,18 @@ Examples:
   picket channel kinds email")]
     Kinds(KindsOptions),
     /// List all channels, with what waits for them and whether they deliver
+    #[command(after_help = "\
+STATE is new (nothing delivered yet), delivers, retrying, failing (other channels are told), problem (until its \
+definition is changed) or paused. WAITING counts events that the channel is still to be told.
+
+Examples:
+  picket channel list
+  picket channel list --output json")]
     List(ListChannelsOptions),
     /// Show a channel with its settings and its state
+    #[command(after_help = "\
+Example:
+  picket channel show ops")]
     Show(ShowChannelOptions),
     /// Change the given fields of a channel; what waits for it is tried at once
     #[command(after_help = "\
@@ -54,13 +65,26 @@ Examples:
     /// Send a message marked TEST, wait, and print the receiver's answer
     #[command(after_help = "\
 The message takes the way of every notification, also through a paused channel. Exit code 0 if the receiver has \
-accepted it, 1 if not, 3 if no notifier runs or nothing happened in time.")]
+accepted it, 1 if not, 3 if no notifier runs or nothing happened in time.
+
+Examples:
+  picket channel test ops
+  picket channel test ops --timeout 60s --output json")]
     Test(TestChannelOptions),
     /// Pause a channel: it is told of nothing, and what waits for it is suppressed
+    #[command(after_help = "\
+Example:
+  picket channel pause ops")]
     Pause(ChannelSelector),
     /// Resume a paused channel
+    #[command(after_help = "\
+Example:
+  picket channel resume ops")]
     Resume(ChannelSelector),
     /// Remove a channel that no route names; what waits for it is suppressed
+    #[command(after_help = "\
+Example:
+  picket channel remove ops")]
     Remove(ChannelSelector),
 }
 
@@ -149,7 +173,8 @@ pub(crate) async fn run(command: ChannelCommand, matches: &ArgMatches) -> Result
         ChannelCommand::Show(options) => {
             let store = options.database.connect(matches).await?;
             let channel = find_channel(&store, &options.name).await?;
-            record::show_channel(&channel, options.output)
+            record::show_channel(&channel, options.output)?;
+            warn_without_notifier(&store).await
         }
         ChannelCommand::Set(options) => set_channel(*options, matches).await,
         ChannelCommand::Pause(options) => set_enabled(options, false, matches).await,
@@ -186,10 +211,15 @@ async fn add_channel(options: AddChannelOptions, matches: &ArgMatches) -> Result
     channel.enabled = !paused;
     fields.apply_to(&mut channel)?;
     let store = database.connect(matches).await?;
-    channels::add_channel(&store, &channel).await?;
-    let caught = match catch_up {
-        true => channels::catch_up(&store, Some(&name), None).await?,
-        false => 0,
+    let told = match catch_up {
+        true => {
+            let notices = channels::add_channel_with_catch_up(&store, &channel).await?;
+            format!("it is told of what is open now: {notices}\n")
+        }
+        false => {
+            channels::add_channel(&store, &channel).await?;
+            String::new()
+        }
     };
     let routes = picket_store::routes::list_routes(&store).await?;
     let is_named = routes.iter().filter_map(|route| route.definition.as_ref().ok());
@@ -199,11 +229,8 @@ async fn add_channel(options: AddChannelOptions, matches: &ArgMatches) -> Result
             format!("picket channel test {name}; picket route add --channel {name} (no route names it yet)")
         }
     };
-    let told = match catch_up {
-        true => format!("it is told of what is open now: {caught}\n"),
-        false => String::new(),
-    };
-    print_text(&format!("added channel {name} ({kind})\n{told}next: {next}\n"))
+    print_text(&format!("added channel {name} ({kind})\n{told}next: {next}\n"))?;
+    warn_without_notifier(&store).await
 }
 
 async fn list_channels(options: ListChannelsOptions, matches: &ArgMatches) -> Result<(), Error> {
@@ -230,7 +257,8 @@ async fn list_channels(options: ListChannelsOptions, matches: &ArgMatches) -> Re
             ]);
         }
         listing
-    })
+    })?;
+    warn_without_notifier(&store).await
 }
 
 async fn set_channel(options: SetChannelOptions, matches: &ArgMatches) -> Result<(), Error> {
@@ -289,7 +317,7 @@ async fn find_channel(store: &Store, name: &str) -> Result<channels::Channel, Er
     }
 }
 
-/// Refusal of a name that no channel has.
+/// Refusal of an unknown channel.
 pub(crate) async fn unknown_channel(store: &Store, name: &str) -> Error {
     let known = match channels::list_channels(store).await {
         Ok(known) => known,

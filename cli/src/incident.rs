@@ -29,6 +29,9 @@ Examples:
   picket incident list --since 7d --tag shop")]
     List(ListIncidentsOptions),
     /// Show an incident with its evidence and with what each channel was told
+    #[command(after_help = "\
+Example:
+  picket incident show 42")]
     Show(ShowIncidentOptions),
     /// Acknowledge an open incident: reminders and escalation stop, its end is told
     #[command(after_help = "\
@@ -126,7 +129,11 @@ async fn list_incidents(options: ListIncidentsOptions, matches: &ArgMatches) -> 
         .collect();
     options.output.print_rows(&records, |records| {
         let columns = ["ID", "STATE", "OPENED", "CLOSED", "CAUSE", "REGIONS", "ACKNOWLEDGED BY", "SITE"];
-        let mut listing = TextTable::new(columns, "no incident is open").align_right([0]);
+        let empty = match options.since {
+            None => "no incident is open; closed ones: picket incident list --since 7d",
+            Some(_) => "no incident was open in that time",
+        };
+        let mut listing = TextTable::new(columns, empty).align_right([0]);
         for IncidentRecord { incident, acknowledgement } in records {
             let time = |at: Timestamp| text_cell(format_timestamp(Some(at)));
             listing.add_row([

@@ -18,6 +18,13 @@ use crate::{
 
 /// Options of `picket ledger`.
 #[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+The exit code is 1 if a tick, or with --notifications what a channel was to be told, is unaccounted for.
+
+Examples:
+  picket ledger --since 24h
+  picket ledger --notifications --since 24h
+  picket notification notices --since 24h --channel ops --reason brief      # the rows behind a number")]
 pub(crate) struct LedgerOptions {
     /// Age of the oldest tick to count, such as 1h or 7d
     #[arg(long, value_name = "DURATION", default_value = "1h")]
@@ -41,7 +48,7 @@ const MAX_LISTED_SCHEDULES: usize = 20;
 pub(crate) async fn run(options: LedgerOptions, matches: &ArgMatches) -> Result<u8, Error> {
     let store = options.database.connect(matches).await?;
     if options.notifications {
-        return notifications::print_ledger(&store, options.since.0, options.output).await;
+        return notifications::print_ledger(&store, options.since, options.output).await;
     }
     let (now, through) = ledger::read_accounted_through(&store).await?;
     let from = time_before(now, options.since.0);

@@ -19,6 +19,7 @@ mod manual;
 mod migrate;
 mod nats;
 mod notification;
+mod notifier;
 mod output;
 mod person;
 mod probers;
@@ -122,7 +123,7 @@ enum Command {
     /// Manage channels of notifications: add, list, show, set, test, pause, resume, remove
     #[command(subcommand)]
     Channel(channel::ChannelCommand),
-    /// Manage routes, which say what is told to which channels: add, list, remove, test
+    /// Manage routes to channels: add, list, show, set, pause, resume, remove, test
     #[command(subcommand)]
     Route(route::RouteCommand),
     /// Manage silences, in which nobody is told: add, list, remove

@@ -1,13 +1,22 @@
 //! `picket notification`: messages to channels, their attempts, and another try.
 
+mod notices;
+mod number;
 mod show;
 
 use clap::{ArgGroup, ArgMatches, Args, Subcommand};
 use picket_runtime::{clock, options::DurationArg};
-use picket_store::notifications::{self, ListedNotification, NotificationFilter, RetrySelection};
+use picket_store::{
+    Store,
+    notifications::{self, ListedNotification, NotificationFilter, RetrySelection},
+};
 use uuid::Uuid;
 
-pub(crate) use self::show::notice_table;
+pub(crate) use self::notices::{NoticeColumns, notice_table};
+use self::{
+    notices::ListNoticesOptions,
+    number::{NumberArg, shorten_number},
+};
 use crate::{
     connect::DatabaseArgs,
     error::Error,
@@ -25,13 +34,26 @@ Examples:
   picket notification list --state failed --since 7d")]
     List(ListNotificationsOptions),
     /// Show a notification with its attempts and with what it tells
+    #[command(after_help = "\
+Example:
+  picket notification show 6c7d8e9fa0b1")]
     Show(ShowNotificationOptions),
+    /// List what channels were or are to be told, also what was suppressed: the rows behind the ledger
+    #[command(after_help = "\
+A notice is what one channel is to be told of one event; STATE is waiting, delivered, suppressed or failed, with the \
+reason. With the same --since as 'picket ledger --notifications', these are the rows behind its numbers.
+
+Examples:
+  picket notification notices --since 24h --channel ops --state suppressed
+  picket notification notices --since 24h --channel ops --reason brief
+  picket notification notices --since 7d --step escalation")]
+    Notices(ListNoticesOptions),
     /// Have failed notifications tried once more, now
     #[command(after_help = "\
 What is said is composed anew from what is true now.
 
 Examples:
-  picket notification retry 0199a1b2-0c3d-7e4f-8a5b-6c7d8e9fa0b1
+  picket notification retry 6c7d8e9fa0b1
   picket notification retry --channel ops --since 3h")]
     Retry(RetryOptions),
 }
@@ -58,8 +80,8 @@ pub(crate) struct ListNotificationsOptions {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ShowNotificationOptions {
-    /// Number of the notification
-    id: Uuid,
+    /// Number of the notification, or its last digits as listed
+    id: NumberArg,
     #[command(flatten)]
     output: OutputOptions,
     #[command(flatten)]
@@ -69,8 +91,8 @@ pub(crate) struct ShowNotificationOptions {
 #[derive(Args, Clone, Debug)]
 #[command(group(ArgGroup::new("scope").required(true).args(["id", "channel"])))]
 pub(crate) struct RetryOptions {
-    /// Number of the notification
-    id: Option<Uuid>,
+    /// Number of the notification, or its last digits as listed
+    id: Option<NumberArg>,
     /// Channel whose failed notifications are tried
     #[arg(long, value_name = "CHANNEL", requires = "since")]
     channel: Option<String>,
@@ -86,8 +108,10 @@ pub(crate) async fn run(command: NotificationCommand, matches: &ArgMatches) -> R
         NotificationCommand::List(options) => list_notifications(options, matches).await,
         NotificationCommand::Show(options) => {
             let store = options.database.connect(matches).await?;
-            show::show_notification(&store, options.id, options.output).await
+            let id = options.id.find_number(&store).await?;
+            show::show_notification(&store, id, options.output).await
         }
+        NotificationCommand::Notices(options) => notices::list_notices(options, matches).await,
         NotificationCommand::Retry(options) => retry(options, matches).await,
     }
 }
@@ -102,23 +126,34 @@ async fn list_notifications(options: ListNotificationsOptions, matches: &ArgMatc
         ..NotificationFilter::default()
     };
     let rows = notifications::list_notifications(&store, filter).await?;
+    if rows.is_empty() {
+        require_channel(&store, options.channel.as_deref()).await?;
+    }
     options.output.print_rows(&rows, |rows| {
-        let columns = ["ID", "CREATED", "CHANNEL", "PURPOSE", "STATE", "ATTEMPTS", "ANSWER", "TITLE"];
-        let mut listing = TextTable::new(columns, "no notifications").align_right([5]);
+        let columns = ["ID", "CREATED", "CHANNEL", "STATE", "ANSWER", "TITLE"];
+        let empty = "no notifications; what no message was sent about: picket notification notices";
+        let mut listing = TextTable::new(columns, empty).keep_whole([0]);
         for row in rows {
             listing.add_row([
-                text_cell(&row.notification_id),
+                text_cell(shorten_number(&row.notification_id)),
                 text_cell(format_timestamp(Some(row.created_at.into()))),
                 text_cell(&row.channel),
-                text_cell(&row.purpose),
-                status_cell(&row.state),
-                text_cell(i64::from(row.attempts)),
+                status_cell(&describe_state(row)),
                 text_cell(describe_answer(row)),
-                text_cell(row.title.clone()),
+                text_cell(row.title.as_ref().unwrap_or(&row.purpose)),
             ]);
         }
         listing
     })
+}
+
+/// The state, and the number of attempts unless a single one was enough.
+fn describe_state(row: &ListedNotification) -> String {
+    match (row.state.as_str(), row.attempts) {
+        (state, 0) | (state @ "delivered", 1) => state.to_owned(),
+        (state, 1) => format!("{state}, 1 attempt"),
+        (state, attempts) => format!("{state}, {attempts} attempts"),
+    }
 }
 
 /// The receiver's last answer, or why there was none.
@@ -134,12 +169,14 @@ async fn retry(options: RetryOptions, matches: &ArgMatches) -> Result<(), Error>
     let store = database.connect(matches).await?;
     let since =
         clock::wall_clock_now().saturating_sub(since.map_or(std::time::Duration::ZERO, |since| since.0));
+    let id = match id {
+        Some(id) => Some(id.find_number(&store).await?),
+        None => None,
+    };
     let retried = match (id, &channel) {
         (Some(id), _) => notifications::retry_failed(&store, RetrySelection::One(id)).await?,
         (None, Some(channel)) => {
-            if picket_store::channels::find_channel(&store, channel).await?.is_none() {
-                return Err(crate::channel::unknown_channel(&store, channel).await);
-            }
+            require_channel(&store, Some(channel)).await?;
             notifications::retry_failed(&store, RetrySelection::Channel(channel, since)).await?
         }
         (None, None) => 0,
@@ -151,8 +188,18 @@ async fn retry(options: RetryOptions, matches: &ArgMatches) -> Result<(), Error>
     }
 }
 
+/// Refuses an unknown, perhaps misspelt channel.
+async fn require_channel(store: &Store, name: Option<&str>) -> Result<(), Error> {
+    match name {
+        Some(name) if picket_store::channels::find_channel(store, name).await?.is_none() => {
+            Err(crate::channel::unknown_channel(store, name).await)
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Why a notification cannot be tried once more.
-async fn refuse_retry(store: &picket_store::Store, id: Uuid) -> Result<Error, Error> {
+async fn refuse_retry(store: &Store, id: Uuid) -> Result<Error, Error> {
     let filter = NotificationFilter { id: Some(id), ..NotificationFilter::default() };
     let found = notifications::list_notifications(store, filter).await?;
     Ok(match found.first() {
@@ -171,6 +218,6 @@ async fn refuse_retry(store: &picket_store::Store, id: Uuid) -> Result<Error, Er
     })
 }
 
-fn unknown_notification(id: Uuid) -> Error {
+fn unknown_notification(id: impl std::fmt::Display) -> Error {
     Error::Usage(format!("there is no notification {id}; see: picket notification list"))
 }

@@ -3,7 +3,9 @@
 use std::io::{IsTerminal, Write};
 
 use clap::{Args, ValueEnum};
-use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table, presets};
+use comfy_table::{
+    Attribute, Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Table, presets,
+};
 use picket_proto::safe_text;
 pub(crate) use picket_runtime::console::{print_error, should_colour};
 use serde::Serialize;
@@ -165,6 +167,16 @@ impl TextTable {
         self
     }
 
+    /// Never wraps the columns at these positions, whose values are copied.
+    pub(crate) fn keep_whole<const N: usize>(mut self, columns: [usize; N]) -> Self {
+        for index in columns {
+            if let Some(column) = self.table.column_mut(index) {
+                column.set_constraint(ColumnConstraint::ContentWidth);
+            }
+        }
+        self
+    }
+
     pub(crate) fn add_row<const N: usize>(&mut self, cells: [Cell; N]) {
         self.add_cells(cells);
     }
@@ -195,7 +207,8 @@ pub(crate) fn text_cell(value: impl ToCell) -> Cell {
 /// A cell coloured by its status word.
 pub(crate) fn status_cell(text: &str) -> Cell {
     let cell = text_cell(text);
-    match status_colour(text) {
+    // The word may be followed by a reason.
+    match status_colour(text.split(',').next().unwrap_or(text)) {
         Some(colour) => cell.fg(colour),
         None => cell,
     }

@@ -1,22 +1,29 @@
 //! `picket route`: which events are told to which channels.
 
 mod args;
+mod record;
+mod set;
 mod test;
 
 use clap::{ArgMatches, Args, Subcommand};
-use picket_proto::route::{RouteDefinition, name_routes};
+use picket_proto::route::{RouteDefinition, RouteFields, name_routes};
 use picket_store::{
-    channels,
+    Store,
     routes::{self, Reach, RoutePlace},
+    tags::read_tag_index_of_routes,
 };
-use serde::Serialize;
-use serde_json::{Map, Value};
 
-use self::{args::RouteArgs, test::TestRouteOptions};
+use self::{
+    args::RouteArgs,
+    record::{RouteRecord, describe_route, list_records, show_record},
+    set::{RouteSwitchOptions, SetRouteOptions},
+    test::TestRouteOptions,
+};
 use crate::{
     connect::DatabaseArgs,
     error::Error,
-    output::{OutputOptions, TextTable, print_text, status_cell, text_cell},
+    notifier::warn_without_notifier,
+    output::{OutputOptions, print_error, print_text},
 };
 
 /// Options of `picket route`.
@@ -35,8 +42,43 @@ Examples:
   picket route add --fallback --channel ops              # where no other route applies")]
     Add(Box<AddRouteOptions>),
     /// List all routes in their order
+    #[command(after_help = "\
+Examples:
+  picket route list
+  picket route list --output json")]
     List(ListRoutesOptions),
+    /// Show a route with all that differs from the defaults
+    #[command(after_help = "\
+Example:
+  picket route show shop-to-ops")]
+    Show(ShowRouteOptions),
+    /// Change the given fields of a route; events from now on are told by them
+    #[command(after_help = "\
+An option that may be repeated replaces all values of its field.
+
+Examples:
+  picket route set shop-to-ops --channel ops --channel desk
+  picket route set shop-to-ops --remind never --clear escalate
+  picket route set shop-to-ops --rename shop --position 0")]
+    Set(Box<SetRouteOptions>),
+    /// Pause a route: nothing is told by it
+    #[command(after_help = "\
+What waits for its channels already is still told. An incident that opens meanwhile is not told later.
+
+Example:
+  picket route pause shop-to-ops")]
+    Pause(RouteSwitchOptions),
+    /// Resume a paused route
+    #[command(after_help = "\
+Example:
+  picket route resume shop-to-ops")]
+    Resume(RouteSwitchOptions),
     /// Remove a route
+    #[command(after_help = "\
+The ends of incidents that it has told are still told.
+
+Example:
+  picket route remove shop-to-ops")]
     Remove(RemoveRouteOptions),
     /// Show which channels each site reaches, and how many sites reach nobody
     #[command(after_help = "\
@@ -51,8 +93,17 @@ Examples:
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct AddRouteOptions {
+    /// Name of the route [default: made of its tags and channels]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Channel to tell; may be repeated
+    #[arg(long = "channel", value_name = "CHANNEL", required = true)]
+    channels: Vec<String>,
     #[command(flatten)]
     route: RouteArgs,
+    /// Add the route paused
+    #[arg(long)]
+    paused: bool,
     /// Place among the routes, from 0 [default: the last]
     #[arg(long, value_name = "N")]
     position: Option<i64>,
@@ -72,6 +123,16 @@ pub(crate) struct ListRoutesOptions {
 }
 
 #[derive(Args, Clone, Debug)]
+pub(crate) struct ShowRouteOptions {
+    /// Name of the route, as listed by 'picket route list'
+    name: String,
+    #[command(flatten)]
+    output: OutputOptions,
+    #[command(flatten)]
+    database: DatabaseArgs,
+}
+
+#[derive(Args, Clone, Debug)]
 pub(crate) struct RemoveRouteOptions {
     /// Name of the route, as listed by 'picket route list'
     name: String,
@@ -82,17 +143,27 @@ pub(crate) struct RemoveRouteOptions {
 pub(crate) async fn run(command: RouteCommand, matches: &ArgMatches) -> Result<(), Error> {
     match command {
         RouteCommand::Add(options) => add_route(*options, matches).await,
-        RouteCommand::List(options) => list_routes(options, matches).await,
+        RouteCommand::List(ListRoutesOptions { output, database }) => {
+            let store = database.connect(matches).await?;
+            let found = routes::list_routes(&store).await?;
+            warn_of_tags(&store, found.iter().filter_map(|route| route.definition.as_ref().ok())).await?;
+            let records: Vec<RouteRecord> = found.into_iter().map(RouteRecord::from).collect();
+            list_records(&records, output)
+        }
+        RouteCommand::Show(ShowRouteOptions { name, output, database }) => {
+            let store = database.connect(matches).await?;
+            let found = find_route(&store, &name).await?;
+            warn_of_tags(&store, found.definition.as_ref().ok()).await?;
+            show_record(found.into(), output)
+        }
+        RouteCommand::Set(options) => set::set_route(*options, matches).await,
+        RouteCommand::Pause(options) => set::switch_route(options, false, matches).await,
+        RouteCommand::Resume(options) => set::switch_route(options, true, matches).await,
         RouteCommand::Test(options) => test::test_routes(options, matches).await,
         RouteCommand::Remove(RemoveRouteOptions { name, database }) => {
             let store = database.connect(matches).await?;
             if !routes::remove_route(&store, &name, None).await? {
-                let known = routes::list_routes(&store).await?;
-                let names: Vec<&str> = known.iter().map(|route| route.name.as_str()).collect();
-                return Err(Error::Usage(match names.is_empty() {
-                    true => format!("there is no route '{name}', and no other"),
-                    false => format!("there is no route '{name}'; there are: {}", names.join(", ")),
-                }));
+                return Err(unknown_route(&store, &name).await);
             }
             let reach = routes::count_reach(&store, None).await?;
             print_text(&format!("removed route {name}\n{}", describe_reach(reach)))
@@ -101,8 +172,11 @@ pub(crate) async fn run(command: RouteCommand, matches: &ArgMatches) -> Result<(
 }
 
 async fn add_route(options: AddRouteOptions, matches: &ArgMatches) -> Result<(), Error> {
-    let AddRouteOptions { route, position, catch_up, database } = options;
-    let mut new = [route.into_fields()?.into_definition(position.unwrap_or(0))?];
+    let AddRouteOptions { name, channels, route, paused, position, catch_up, database } = options;
+    let mut fields =
+        RouteFields { name, channels, enabled: paused.then_some(false), ..RouteFields::default() };
+    route.apply_to(&mut fields)?;
+    let mut new = [fields.into_definition(position.unwrap_or(0))?];
     let store = database.connect(matches).await?;
     let taken = routes::list_routes(&store).await?.into_iter().map(|route| route.name);
     name_routes(&mut new, taken);
@@ -111,13 +185,15 @@ async fn add_route(options: AddRouteOptions, matches: &ArgMatches) -> Result<(),
         Some(_) => RoutePlace::Defined,
         None => RoutePlace::Last,
     };
-    routes::add_route(&store, &route, place).await?;
     let told = match catch_up {
         true => {
-            let notices = channels::catch_up(&store, None, Some(&route.name)).await?;
+            let notices = routes::add_route_with_catch_up(&store, &route, place).await?;
             format!("its channels are told of what is open now: {notices}\n")
         }
-        false => String::new(),
+        false => {
+            routes::add_route(&store, &route, place).await?;
+            String::new()
+        }
     };
     let reach = routes::count_reach(&store, None).await?;
     print_text(&format!(
@@ -125,7 +201,50 @@ async fn add_route(options: AddRouteOptions, matches: &ArgMatches) -> Result<(),
         route.name,
         describe_route(&route),
         describe_reach(reach)
-    ))
+    ))?;
+    warn_of_tags(&store, [&route]).await?;
+    warn_without_notifier(&store).await
+}
+
+/// Names tags of the routes without a site on standard error.
+async fn warn_of_tags<'a>(
+    store: &Store,
+    routes: impl IntoIterator<Item = &'a RouteDefinition>,
+) -> Result<(), Error> {
+    let routes: Vec<&RouteDefinition> = routes.into_iter().collect();
+    let index = read_tag_index_of_routes(store, routes.iter().copied()).await?;
+    for route in routes {
+        for warning in index.list_warnings(route) {
+            print_error(format_args!("route {}: {warning}", route.name));
+        }
+    }
+    Ok(())
+}
+
+/// Finds the route with this name.
+///
+/// # Errors
+/// [`Error::Usage`] with the names of all if there is no such route.
+async fn find_route(store: &Store, name: &str) -> Result<routes::Route, Error> {
+    match routes::find_route(store, name).await? {
+        Some(route) => Ok(route),
+        None => Err(unknown_route(store, name).await),
+    }
+}
+
+/// Refusal of an unknown route.
+async fn unknown_route(store: &Store, name: &str) -> Error {
+    let known = match routes::list_routes(store).await {
+        Ok(known) => known,
+        Err(error) => return error.into(),
+    };
+    let names: Vec<&str> = known.iter().map(|route| route.name.as_str()).collect();
+    Error::Usage(match names.is_empty() {
+        true => {
+            format!("there is no route '{name}', and no other; add one: picket route add --channel NAME")
+        }
+        false => format!("there is no route '{name}'; there are: {}", names.join(", ")),
+    })
 }
 
 /// One sentence about the sites that reach nobody; empty without routes.
@@ -137,110 +256,4 @@ pub(crate) fn describe_reach(reach: Reach) -> String {
             format!("incidents of {some} of {sites} sites reach NOBODY; see: picket route test --unreached\n")
         }
     }
-}
-
-/// What a route does, in words.
-fn describe_route(route: &RouteDefinition) -> String {
-    let delay = match route.delay_ms {
-        0 => String::new(),
-        _ => format!(" after {}", text_of(&field_map(route), "delay").unwrap_or_default()),
-    };
-    format!(
-        "{} of {} to {}{delay}",
-        route.events.join(", "),
-        route.describe_sites(),
-        route.channels.join(", ")
-    )
-}
-
-/// The fields of a route that differ from their defaults.
-fn field_map(route: &RouteDefinition) -> Map<String, Value> {
-    match serde_json::to_value(route.to_fields()) {
-        Ok(Value::Object(fields)) => fields,
-        _ => Map::new(),
-    }
-}
-
-fn text_of(fields: &Map<String, Value>, name: &str) -> Option<String> {
-    Some(fields.get(name)?.as_str()?.to_owned())
-}
-
-/// A route as JSON.
-#[derive(Serialize)]
-struct RouteRecord {
-    name: String,
-    position: Option<i64>,
-    /// The fields that differ from their defaults.
-    #[serde(flatten)]
-    fields: Map<String, Value>,
-    /// Why the definition cannot be read.
-    unreadable: Option<String>,
-    #[serde(skip)]
-    definition: Option<RouteDefinition>,
-}
-
-async fn list_routes(options: ListRoutesOptions, matches: &ArgMatches) -> Result<(), Error> {
-    let store = options.database.connect(matches).await?;
-    let record = |route: routes::Route| {
-        let mut fields = route.definition.as_ref().map_or_else(|_| Map::new(), field_map);
-        fields.remove("name");
-        RouteRecord {
-            name: route.name,
-            position: route.definition.as_ref().ok().map(|definition| definition.position),
-            fields,
-            unreadable: route.definition.as_ref().err().map(ToString::to_string),
-            definition: route.definition.ok(),
-        }
-    };
-    let records: Vec<RouteRecord> = routes::list_routes(&store).await?.into_iter().map(record).collect();
-    options.output.print_rows(&records, |records| {
-        let columns = ["POSITION", "NAME", "STATE", "EVENTS", "SITES", "CHANNELS", "OPTIONS"];
-        let mut listing = TextTable::new(columns, "no routes yet; add one: picket route add --channel NAME")
-            .align_right([0]);
-        for record in records {
-            let Some(route) = &record.definition else {
-                let cells = [text_cell(None::<i64>), text_cell(&record.name), status_cell("problem")];
-                let rest = [None, None, None, record.unreadable.clone()].map(text_cell);
-                listing.add_cells(cells.into_iter().chain(rest));
-                continue;
-            };
-            listing.add_row([
-                text_cell(route.position),
-                text_cell(&record.name),
-                status_cell(if route.enabled { "active" } else { "paused" }),
-                text_cell(route.events.join(",")),
-                text_cell(route.describe_sites()),
-                text_cell(route.channels.join(",")),
-                text_cell(describe_options(&record.fields)),
-            ]);
-        }
-        listing
-    })
-}
-
-/// The fields that have no column of their own.
-fn describe_options(fields: &Map<String, Value>) -> Option<String> {
-    let mut parts: Vec<String> = ["wait", "delay", "group_by", "remind"]
-        .iter()
-        .filter_map(|name| Some(format!("{name} {}", text_of(fields, name)?)))
-        .collect();
-    if let Some(after) = fields.get("storm_after") {
-        parts.push(format!("storm_after {after}"));
-    }
-    for step in fields.get("escalate").and_then(Value::as_array).into_iter().flatten() {
-        let names = step["channels"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        let names: Vec<&str> = names.collect();
-        parts.push(format!("escalate {}={}", step["after"].as_str().unwrap_or_default(), names.join(",")));
-    }
-    if let Some(active) = fields.get("active") {
-        for span in active["hours"].as_array().into_iter().flatten() {
-            let days: Vec<&str> =
-                span["days"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-            let days = if days.is_empty() { "daily".to_owned() } else { days.join(",") };
-            let text = |name: &str| span[name].as_str().unwrap_or_default().to_owned();
-            parts.push(format!("active {days} {}-{}", text("from"), text("to")));
-        }
-        parts.push(active["time_zone"].as_str().unwrap_or_default().to_owned());
-    }
-    (!parts.is_empty()).then(|| parts.join("; "))
 }

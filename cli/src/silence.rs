@@ -2,12 +2,15 @@
 
 use clap::{ArgGroup, ArgMatches, Args, Subcommand};
 use picket_runtime::clock;
-use picket_store::silences::{self, NewSilence, SilenceFilter, SilenceTarget};
+use picket_store::{
+    silences::{self, NewSilence, SilenceFilter, SilenceTarget},
+    tags::read_tag_index,
+};
 
 use crate::{
     connect::DatabaseArgs,
     error::Error,
-    output::{OutputOptions, TextTable, print_text, status_cell, text_cell},
+    output::{OutputOptions, TextTable, print_error, print_text, status_cell, text_cell},
     person::find_login,
     site::{find_one_site, format_timestamp},
     time_arg::{TimeArg, parse_time_arg},
@@ -28,8 +31,15 @@ Examples:
   picket silence add --all --to +30m --reason 'alert storm'")]
     Add(AddSilenceOptions),
     /// List current and planned silences
+    #[command(after_help = "\
+Examples:
+  picket silence list
+  picket silence list --all --output json")]
     List(ListSilencesOptions),
     /// Remove a silence by its number; what is down is told at once
+    #[command(after_help = "\
+Example:
+  picket silence remove 3")]
     Remove(RemoveSilenceOptions),
 }
 
@@ -111,14 +121,26 @@ async fn add_silence(options: AddSilenceOptions, matches: &ArgMatches) -> Result
     let id = silences::add_silence(&store, &new).await?;
     let [from, to] = [from, to].map(|at| format_timestamp(Some(at)).unwrap_or_default());
     print_text(&format!(
-        "silence {id}: nobody is told of {whom} from {from} to {to}; what is down then is told then\n"
-    ))
+        "silence {id}: nobody is told of {whom} from {from} to {to}; what is down at its end is told then\n"
+    ))?;
+    if let SilenceTarget::Tag(tag) = &new.target {
+        let index = read_tag_index(&store, [tag], true).await?;
+        if let Some(warning) = index.find_warning("tag", tag) {
+            print_error(format_args!("silence {id}: {warning}"));
+        }
+    }
+    Ok(())
 }
 
 async fn list_silences(options: ListSilencesOptions, matches: &ArgMatches) -> Result<(), Error> {
     let store = options.database.connect(matches).await?;
     let filter = SilenceFilter { over: options.all, ..SilenceFilter::default() };
     let silences = silences::list_silences(&store, filter).await?;
+    for silence in &silences {
+        for warning in &silence.warnings {
+            print_error(format_args!("silence {}: {warning}", silence.id));
+        }
+    }
     options.output.print_rows(&silences, |silences| {
         let columns = ["ID", "STATE", "FROM", "TO", "SITES", "BY", "REASON"];
         let mut listing = TextTable::new(

@@ -82,9 +82,6 @@ fn notification_line(status: &NotificationStatus) -> String {
         1 => "1 channel".to_owned(),
         some => format!("{some} channels"),
     }];
-    if status.notifiers == 0 {
-        parts.push(colour_by_status("down", "no notifier runs".to_owned()));
-    }
     if !status.failing.is_empty() {
         let names = format!("{} failing ({})", status.failing.len(), status.failing.join(", "));
         parts.push(colour_by_status("down", names));
@@ -94,6 +91,9 @@ fn notification_line(status: &NotificationStatus) -> String {
         Some(since) => format!("{} waiting, the oldest since {since}", status.waiting),
         None => "nothing waiting".to_owned(),
     });
+    if status.notifiers.running > 0 && status.notifiers.undecided > 0 {
+        parts.push(format!("{} not yet decided who is told", status.notifiers.undecided));
+    }
     if status.unaccounted > 0 {
         let text = format!(
             "{} UNACCOUNTED FOR in 24 h: picket ledger --notifications --since 24h",
@@ -101,7 +101,9 @@ fn notification_line(status: &NotificationStatus) -> String {
         );
         parts.push(colour_by_status("down", text));
     }
-    format!("notifications: {}\n", parts.join("; "))
+    let absence = status.notifiers.describe_absence();
+    let absence = absence.map(|absence| colour_by_status("down", absence) + "\n").unwrap_or_default();
+    format!("notifications: {}\n{absence}", parts.join("; "))
 }
 
 fn build_table<'a>(sites: impl Iterator<Item = &'a SiteStatus>) -> TextTable {

@@ -134,8 +134,8 @@ impl<T: NamedDefinition> NamedPlan<T> {
 }
 
 impl NotificationPlan {
-    /// Plans the changes from the stored channels and routes to `wanted`. `sites` are all stored
-    /// sites with their URLs.
+    /// Plans the changes from the stored channels and routes, these in their order, to `wanted`.
+    /// `sites` are all stored sites with their URLs.
     pub fn new(
         wanted: &DesiredNotifications,
         channels: &[StoredDefinition<ChannelDefinition>],
@@ -148,7 +148,8 @@ impl NotificationPlan {
                 sites: name_sites(&route.sites, sites),
                 ..route.clone()
             };
-            let wanted: Vec<RouteDefinition> = wanted.iter().map(canonical).collect();
+            let mut wanted: Vec<RouteDefinition> = wanted.iter().map(canonical).collect();
+            place_routes(&mut wanted, routes);
             NamedPlan::new(&wanted, routes, prune)
         };
         Self {
@@ -165,6 +166,59 @@ impl NotificationPlan {
     pub fn is_empty(&self) -> bool {
         self.channels.is_empty() && self.routes.is_empty()
     }
+}
+
+/// Gives the wanted routes positions in the order of their list: the stored ones, if the stored routes
+/// have this order already, and else 0, 1, 2 and so on. So a file that names the stored routes as they
+/// are changes none of them, whatever their positions.
+fn place_routes(wanted: &mut [RouteDefinition], stored: &[StoredDefinition<RouteDefinition>]) {
+    let positions = keep_positions(wanted, stored);
+    for (index, route) in wanted.iter_mut().enumerate() {
+        route.position = match &positions {
+            Some(positions) => positions[index],
+            None => i64::try_from(index).unwrap_or(i64::MAX),
+        };
+    }
+}
+
+/// Positions that leave the stored routes where they are and put new ones between them; `None` if the
+/// order differs or leaves no room. Of two routes with a position, the older one is first.
+fn keep_positions(
+    wanted: &[RouteDefinition],
+    stored: &[StoredDefinition<RouteDefinition>],
+) -> Option<Vec<i64>> {
+    let ranks: BTreeMap<&str, (usize, i64)> = stored
+        .iter()
+        .enumerate()
+        .filter_map(|(rank, stored)| {
+            Some((stored.name.as_str(), (rank, stored.definition.as_ref().ok()?.position)))
+        })
+        .collect();
+    // The place of a route that cannot be read is unknown.
+    let is_unreadable = |route: &RouteDefinition| {
+        stored.iter().any(|stored| stored.name == route.name && stored.definition.is_err())
+    };
+    if wanted.iter().any(is_unreadable) {
+        return None;
+    }
+    let places: Vec<Option<(usize, i64)>> =
+        wanted.iter().map(|route| ranks.get(route.name.as_str()).copied()).collect();
+    if !places.iter().flatten().is_sorted_by(|one, other| one.0 < other.0) {
+        return None;
+    }
+    let mut positions: Vec<i64> = Vec::with_capacity(places.len());
+    for (index, place) in places.iter().enumerate() {
+        let before = positions.last().copied();
+        let after = places[index..].iter().flatten().next().map(|(_, position)| *position);
+        positions.push(match (place, before, after) {
+            (Some((_, position)), _, _) => *position,
+            (None, before, None) => before.map_or(0, |before| before + 1),
+            (None, Some(before), Some(after)) if before < after => (before + 1).min(after - 1),
+            (None, None, Some(after)) if after > 0 => after - 1,
+            (None, _, Some(_)) => return None,
+        });
+    }
+    positions.iter().all(|position| *position <= RouteDefinition::MAX_POSITION).then_some(positions)
 }
 
 /// The sites that `words` name by id or URL, each as the URL if that names no other site, and else
@@ -234,6 +288,35 @@ mod tests {
         assert!(plan.routes.is_empty() && plan.routes.kept.is_empty());
         let gentle = NotificationPlan::new(&wanted, &there, &routes, &[], false);
         assert_eq!((gentle.channels.remove.len(), &gentle.channels.kept[..]), (0, &["extra".to_owned()][..]));
+    }
+
+    /// Positions after the plan that brings routes with these names and positions to the names.
+    fn place(stored_routes: &[(&str, i64)], names: &[&str]) -> Vec<i64> {
+        let there: Vec<_> = stored_routes
+            .iter()
+            .map(|(name, position)| stored(&RouteDefinition { position: *position, ..route(name, &[]) }))
+            .collect();
+        let mut wanted: Vec<RouteDefinition> = names.iter().map(|name| route(name, &[])).collect();
+        place_routes(&mut wanted, &there);
+        wanted.iter().map(|route| route.position).collect()
+    }
+
+    #[test]
+    fn positions_stay_if_the_order_is_that_of_the_file_and_start_from_zero_if_not() {
+        let there = [("a", 3), ("b", 7), ("c", 7), ("d", 1_000_000)];
+        assert_eq!(place(&there, &["a", "b", "c", "d"]), [3, 7, 7, 1_000_000]);
+        assert_eq!(place(&there, &["a", "c"]), [3, 7]);
+        assert_eq!(
+            place(&there, &["x", "a", "y", "z", "b", "c", "u", "d"]),
+            [2, 3, 4, 5, 7, 7, 8, 1_000_000]
+        );
+        // Two routes with a position stand in the order of their ages, which a new one cannot come between.
+        assert_eq!(place(&there, &["a", "b", "x", "c", "d"]), [0, 1, 2, 3, 4]);
+        assert_eq!(place(&there, &["a", "b", "c", "d", "x"]), [0, 1, 2, 3, 4]);
+        assert_eq!(place(&there, &["b", "a"]), [0, 1]);
+        assert_eq!(place(&[("a", 0)], &["x", "a"]), [0, 1]);
+        assert_eq!(place(&[("a", 1), ("b", 2)], &["a", "x", "y", "b"]), [1, 1, 1, 2]);
+        assert_eq!(place(&[], &["a", "b"]), [0, 1]);
     }
 
     #[test]

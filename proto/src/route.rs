@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 pub use self::{
     active_hours::{ActiveHours, DailySpan, HoursFields, SpanFields},
-    names::name_routes,
+    names::{name_routes, refuse_taken_name},
 };
 use crate::{
     RegionName, ValidationError,
@@ -201,6 +201,8 @@ impl RouteDefinition {
     pub const DEFAULT_REMIND_MS: i64 = 3_600_000;
     /// Default of [`storm_after`](Self::storm_after).
     pub const DEFAULT_STORM_AFTER: i64 = 20;
+    /// Greatest [`position`](Self::position).
+    pub const MAX_POSITION: i64 = 1_000_000;
     const MAX_CHANNELS: usize = 50;
     const MAX_STEPS: usize = 10;
     const MAX_ENTRIES: usize = 1_000;
@@ -288,7 +290,7 @@ impl RouteDefinition {
     /// Validates every field but the name.
     fn validate_body(&self) -> Result<(), ValidationError> {
         check_channels("channels", &self.channels)?;
-        check_range("position", self.position, 0, 1_000_000)?;
+        check_range("position", self.position, 0, Self::MAX_POSITION)?;
         for (field, entries) in [
             ("tags", &self.tags),
             ("all_tags", &self.all_tags),

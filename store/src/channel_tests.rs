@@ -1,6 +1,6 @@
 //! Test messages, which pass through the same tables and the same transport as alerts.
 
-use picket_proto::ValidationError;
+use picket_proto::{ValidationError, validation::sanitize_text};
 use serde::Serialize;
 use sqlx::FromRow;
 use uuid::Uuid;
@@ -25,6 +25,8 @@ pub struct TestProgress {
     pub state: String,
     /// Why the notification failed without an attempt.
     pub reason: Option<String>,
+    /// First line of the message; absent before the first attempt.
+    pub title: Option<String>,
     /// Time of the request.
     pub requested_at: DbTimestamp,
     /// Start of the first attempt.
@@ -45,6 +47,26 @@ impl TestProgress {
     /// Returns true if nothing further will come.
     pub fn is_over(&self) -> bool {
         self.ended_at.is_some() || self.state != "waiting"
+    }
+
+    /// Returns true if the receiver has accepted the message.
+    pub fn was_delivered(&self) -> bool {
+        self.outcome.as_deref().unwrap_or(&self.state) == "delivered"
+    }
+
+    /// What came back, with its name: the receiver's answer, or why there is none.
+    pub fn describe_answer(&self) -> (&'static str, String) {
+        let words = self.message.as_deref().filter(|message| !message.is_empty());
+        let words = words.map(|words| sanitize_text(words, 500));
+        match (self.status, words) {
+            (Some(status), Some(words)) => ("receiver", format!("{status} {words}")),
+            (Some(status), None) => ("receiver", status.to_string()),
+            (None, Some(words)) if self.was_delivered() => ("receiver", words),
+            (None, None) if self.was_delivered() => ("receiver", "accepted it without an answer".to_owned()),
+            (None, words) => {
+                ("failure", words.or_else(|| self.reason.clone()).unwrap_or_else(|| "no answer".to_owned()))
+            }
+        }
     }
 }
 
@@ -71,7 +93,7 @@ pub async fn request_test(store: &Store, channel: &str) -> Result<TestRequest, E
 /// If there is no such test, or the database cannot be reached in time.
 pub async fn read_test(store: &Store, id: Uuid) -> Result<TestProgress, Error> {
     let query = sqlx::query_as(
-        "SELECT message.state::text AS state, message.reason, message.created_at AS requested_at,
+        "SELECT message.state::text AS state, message.reason, message.title, message.created_at AS requested_at,
                 attempt.started_at, attempt.ended_at, attempt.outcome, attempt.status, attempt.message,
                 (extract(epoch FROM attempt.ended_at - attempt.started_at) * 1000)::bigint AS duration_ms
          FROM picket.notifications AS message

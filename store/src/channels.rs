@@ -166,6 +166,23 @@ pub async fn add_channel(store: &Store, channel: &ChannelDefinition) -> Result<(
     write_with_timeout(store, CHANNELS_TIMEOUT, "add the channel", work).await
 }
 
+/// Adds a channel, and tells it of what is open now and concerns it, all of it or nothing. Returns the
+/// number of notices.
+///
+/// # Errors
+/// As of [`add_channel`].
+pub async fn add_channel_with_catch_up(store: &Store, channel: &ChannelDefinition) -> Result<i64, Error> {
+    channel.validate()?;
+    let work = async {
+        let mut transaction = store.pool.begin().await?;
+        insert_channel(&mut transaction, channel).await?;
+        let notices = write_catch_up(&mut transaction, Some(&channel.name), None).await?;
+        transaction.commit().await?;
+        Ok(notices)
+    };
+    write_with_timeout(store, CHANNELS_TIMEOUT, "add the channel", work).await
+}
+
 /// Replaces the definition of the channel with its name; with `version`, only if the channel still
 /// has it. Returns false if there is no such channel.
 ///
@@ -205,8 +222,20 @@ pub async fn remove_channel(store: &Store, name: &str, version: Option<&RowVersi
 /// # Errors
 /// If the database cannot be reached in time.
 pub async fn catch_up(store: &Store, channel: Option<&str>, route: Option<&str>) -> Result<i64, Error> {
+    let work = async {
+        let mut connection = store.pool.acquire().await?;
+        write_catch_up(&mut connection, channel, route).await
+    };
+    store.with_timeout(CHANNELS_TIMEOUT, "tell of what is open", work).await
+}
+
+pub(crate) async fn write_catch_up(
+    connection: &mut PgConnection,
+    channel: Option<&str>,
+    route: Option<&str>,
+) -> Result<i64, sqlx::Error> {
     let query = sqlx::query_scalar("SELECT picket.catch_up($1, $2)").bind(channel).bind(route);
-    store.with_timeout(CHANNELS_TIMEOUT, "tell of what is open", query.fetch_one(&store.pool)).await
+    query.fetch_one(connection).await
 }
 
 pub(crate) async fn insert_channel(
@@ -256,6 +285,12 @@ fn pace_column(channel: &ChannelDefinition) -> Option<i32> {
     channel.pace_ms.map(|pace| i32::try_from(pace).unwrap_or(i32::MAX))
 }
 
+/// Refuses the removal of a channel that these routes name.
+pub(crate) fn refuse_named_channel(name: &str, routes: &[&str]) -> Option<ValidationError> {
+    let allowed = format!("a channel that no route names; remove these routes first: {}", routes.join(", "));
+    (!routes.is_empty()).then(|| ValidationError::new("channel", name, allowed))
+}
+
 /// Removes a channel that no route names, within a transaction.
 pub(crate) async fn delete_channel(
     connection: &mut PgConnection,
@@ -275,10 +310,9 @@ pub(crate) async fn delete_channel(
     .bind(name)
     .fetch_all(&mut *connection)
     .await?;
-    if !routes.is_empty() {
-        let allowed =
-            format!("a channel that no route names; remove these routes first: {}", routes.join(", "));
-        return Err(ValidationError::new("channel", name, allowed).into());
+    let routes: Vec<&str> = routes.iter().map(String::as_str).collect();
+    if let Some(refusal) = refuse_named_channel(name, &routes) {
+        return Err(refusal.into());
     }
     let done =
         sqlx::query("DELETE FROM picket.channels WHERE name = $1 AND ($2::text IS NULL OR xmin::text = $2)")

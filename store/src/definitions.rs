@@ -1,18 +1,19 @@
 //! Changes to sites, channels and routes in a single transaction: what `picket apply` and the API make of
 //! a file of definitions.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use picket_proto::{
-    SiteId,
+    SiteId, ValidationError,
     notification_plan::{DesiredNotifications, NotificationPlan},
+    route::RouteDefinition,
 };
 use sqlx::PgConnection;
 
 use crate::{
     Error, Store,
     channels::{self, delete_channel, insert_channel, write_channel},
-    routes::{self, Reach, RoutePlace, insert_route, select_reach, write_route},
+    routes::{self, KnownNames, Reach, RoutePlace, insert_route, select_reach, write_route},
     sites::{SiteChanges, map_constraint_error, write_changes},
     write_error::{WriteError, write_with_timeout},
 };
@@ -82,6 +83,66 @@ async fn list_named_sites(store: &Store, words: &[String]) -> Result<Vec<(i64, S
     .bind(words)
     .bind(numbers);
     store.with_timeout(DEFINITIONS_TIMEOUT, "look up the sites of routes", query.fetch_all(&store.pool)).await
+}
+
+/// Refusal of changes because of a missing name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReferenceRefusal {
+    /// Name of the route; absent for a channel in routes outside of the changes.
+    pub route: Option<String>,
+    /// The field, the name and what is allowed.
+    pub error: ValidationError,
+}
+
+/// Finds all missing names in changed routes, and the removed channels in the other routes.
+/// [`apply_definitions`] stops at the first one.
+///
+/// # Errors
+/// If the database cannot be reached in time.
+pub async fn find_reference_refusals(
+    store: &Store,
+    changes: &DefinitionChanges,
+) -> Result<Vec<ReferenceRefusal>, Error> {
+    let plan = &changes.notifications;
+    let written: Vec<&RouteDefinition> =
+        plan.routes.add.iter().chain(plan.routes.change.iter().map(|(_, route)| route)).collect();
+    if written.is_empty() && plan.channels.remove.is_empty() {
+        return Ok(Vec::new());
+    }
+    let read = async {
+        let mut connection = store.pool.acquire().await?;
+        KnownNames::load(&mut connection, &written).await
+    };
+    let mut known = store.with_timeout(DEFINITIONS_TIMEOUT, "look up the names in routes", read).await?;
+    let added = plan.channels.add.iter().chain(plan.channels.change.iter().map(|(_, channel)| channel));
+    let added: Vec<&str> = added.map(|channel| channel.name.as_str()).collect();
+    known.apply_changes(&changes.sites, &added, &plan.channels.remove);
+    let mut refusals: Vec<ReferenceRefusal> = written
+        .iter()
+        .flat_map(|route| known.find_missing(route).into_iter().map(|error| (route.name.clone(), error)))
+        .map(|(route, error)| ReferenceRefusal { route: Some(route), error })
+        .collect();
+    if !plan.channels.remove.is_empty() {
+        let written: BTreeSet<&str> = written.iter().map(|route| route.name.as_str()).collect();
+        let stored = routes::list_routes(store).await?;
+        let is_kept =
+            |name: &str| !written.contains(name) && !plan.routes.remove.iter().any(|gone| gone == name);
+        let kept: Vec<&RouteDefinition> = stored
+            .iter()
+            .filter(|route| is_kept(&route.name))
+            .filter_map(|route| route.definition.as_ref().ok())
+            .collect();
+        refusals.extend(plan.channels.remove.iter().filter_map(|channel| {
+            let naming: Vec<&str> = kept
+                .iter()
+                .filter(|route| route.named_channels().any(|name| name == channel))
+                .map(|route| route.name.as_str())
+                .collect();
+            let error = channels::refuse_named_channel(channel, &naming)?;
+            Some(ReferenceRefusal { route: None, error })
+        }));
+    }
+    Ok(refusals)
 }
 
 /// Applies all `changes` or none.

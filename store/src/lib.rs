@@ -46,6 +46,7 @@ pub mod site_list;
 pub mod site_status;
 pub mod sites;
 mod store;
+pub mod tags;
 pub mod tickets;
 mod timestamp;
 pub mod warning_rules;

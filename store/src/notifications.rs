@@ -1,6 +1,8 @@
 //! Notifications as people read them: messages, their attempts, and the ledger of notices.
 
 mod ledger;
+mod notices;
+mod presence;
 
 use std::time::Duration;
 
@@ -9,7 +11,15 @@ use serde::Serialize;
 use sqlx::FromRow;
 use uuid::Uuid;
 
-pub use self::ledger::{LedgerEntry, LedgerReason, LedgerSum, NotificationLedger, read_notification_ledger};
+pub use self::{
+    ledger::{
+        LedgerEntry, LedgerReason, LedgerStep, LedgerSum, NotificationLedger, read_notification_ledger,
+    },
+    notices::{
+        ListedNotice, NoticeFilter, NoticesOf, list_notices, list_notices_of_tags, list_selected_notices,
+    },
+    presence::{NotifierPresence, read_notifier_presence},
+};
 use crate::{DbTimestamp, Error, Store};
 
 const NOTIFICATIONS_TIMEOUT: Duration = Duration::from_secs(30);
@@ -31,7 +41,7 @@ pub struct ListedNotification {
     pub title: Option<String>,
     /// Number of attempts so far.
     pub attempts: i32,
-    /// Time when it was made.
+    /// Time of its creation.
     pub created_at: DbTimestamp,
     /// Time when it was delivered or given up.
     pub ended_at: Option<DbTimestamp>,
@@ -60,14 +70,14 @@ pub struct NotificationFilter<'a> {
     pub channel: Option<&'a str>,
     /// Only in this state.
     pub state: Option<&'a str>,
-    /// Only those that tell of this incident.
+    /// Only notifications about this incident.
     pub incident: Option<i64>,
     /// Only those that tell of a site with one of these tags, and of them what concerns such sites:
     /// no answer of a receiver, and no title that names other sites.
     pub tags: Option<&'a [String]>,
-    /// Only those made at this time or later.
+    /// Only notifications made at this time or later.
     pub from: Option<Timestamp>,
-    /// Only those after the one made at this time with this number, in the order of the list.
+    /// Only notifications after the one with this time and number, in the order of the list.
     pub after: Option<(Timestamp, Uuid)>,
     /// Maximum number of notifications.
     pub limit: Option<i64>,
@@ -124,6 +134,22 @@ pub async fn list_notifications(
     store.with_timeout(NOTIFICATIONS_TIMEOUT, "list notifications", query.fetch_all(&store.pool)).await
 }
 
+/// Finds at most two notifications by the end of their number, made of hexadecimal digits and dashes.
+///
+/// # Errors
+/// If the database cannot be reached in time.
+pub async fn find_numbers_by_ending(store: &Store, ending: &str) -> Result<Vec<Uuid>, Error> {
+    let query = sqlx::query_scalar(
+        "SELECT notification_id::text FROM picket.notifications
+         WHERE right(notification_id::text, length($1)) = $1 LIMIT 2",
+    )
+    .bind(ending);
+    let found: Vec<String> = store
+        .with_timeout(NOTIFICATIONS_TIMEOUT, "look up the notification", query.fetch_all(&store.pool))
+        .await?;
+    Ok(found.iter().filter_map(|number| Uuid::parse_str(number).ok()).collect())
+}
+
 /// An attempt to deliver a notification.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, FromRow)]
 pub struct ListedAttempt {
@@ -166,87 +192,6 @@ pub async fn list_attempts(store: &Store, id: Uuid) -> Result<Vec<ListedAttempt>
     store.with_timeout(NOTIFICATIONS_TIMEOUT, "list attempts", query.fetch_all(&store.pool)).await
 }
 
-/// What a channel was or is to be told, and what came of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, FromRow)]
-pub struct ListedNotice {
-    /// Name of the event, such as `incident.opened`.
-    pub event: String,
-    /// Time when the event was recorded.
-    pub recorded_at: DbTimestamp,
-    /// The incident, for events of incidents.
-    pub incident_id: Option<i64>,
-    /// Name of the site, or its URL, for events of sites.
-    pub site: Option<String>,
-    /// Name of the channel.
-    pub channel: String,
-    /// `event`, `reminder`, `escalation` or `calm`.
-    pub step: String,
-    /// Number of the reminder or of the step.
-    pub number: i16,
-    /// Name of the route.
-    pub route: Option<String>,
-    /// `waiting`, `delivered`, `suppressed` or `failed`.
-    pub state: String,
-    /// Why it was suppressed or failed, or what it waits for.
-    pub reason: Option<String>,
-    /// Earliest time of the message, while it waits.
-    pub due_at: Option<DbTimestamp>,
-    /// Time when it ended.
-    pub ended_at: Option<DbTimestamp>,
-    /// Number of the notification that tells of it.
-    pub notification_id: Option<String>,
-}
-
-/// Selection of notices: of a notification or of an incident.
-#[derive(Clone, Copy, Debug)]
-pub enum NoticesOf {
-    /// Those that a notification tells.
-    Notification(Uuid),
-    /// Those of an incident.
-    Incident(i64),
-}
-
-/// Lists at most `limit` of the selected notices, the oldest first.
-///
-/// # Errors
-/// If the database cannot be reached in time.
-pub async fn list_notices(store: &Store, of: NoticesOf, limit: i64) -> Result<Vec<ListedNotice>, Error> {
-    list_notices_of_tags(store, of, None, limit).await
-}
-
-/// As [`list_notices`]; with tags, only those about sites with one of them.
-///
-/// # Errors
-/// If the database cannot be reached in time.
-pub async fn list_notices_of_tags(
-    store: &Store,
-    of: NoticesOf,
-    tags: Option<&[String]>,
-    limit: i64,
-) -> Result<Vec<ListedNotice>, Error> {
-    let (notification, incident) = match of {
-        NoticesOf::Notification(id) => (Some(id.to_string()), None),
-        NoticesOf::Incident(id) => (None, Some(id)),
-    };
-    let query = sqlx::query_as(
-        "SELECT transition.event, transition.recorded_at, transition.incident_id, site.site, notice.channel,
-                notice.step::text AS step, notice.number, notice.route, notice.state::text AS state, notice.reason,
-                CASE WHEN notice.state = 'waiting' THEN notice.due_at END AS due_at, notice.ended_at,
-                notice.notification_id::text AS notification_id
-         FROM picket.notices AS notice
-         JOIN picket.transitions AS transition ON transition.transition_id = notice.transition_id
-         LEFT JOIN picket.known_sites AS site ON site.id = transition.site_id
-         WHERE ($1::uuid IS NULL OR notice.notification_id = $1::uuid) AND ($2::bigint IS NULL OR transition.incident_id = $2)
-           AND ($4::text[] IS NULL OR site.tags && $4)
-         ORDER BY transition.transition_id, notice.channel, notice.step, notice.number LIMIT $3",
-    )
-    .bind(notification)
-    .bind(incident)
-    .bind(limit)
-    .bind(tags);
-    store.with_timeout(NOTIFICATIONS_TIMEOUT, "list notices", query.fetch_all(&store.pool)).await
-}
-
 /// Failed notifications to try again.
 #[derive(Clone, Copy, Debug)]
 pub enum RetrySelection<'a> {
@@ -270,32 +215,22 @@ pub async fn retry_failed(store: &Store, selection: RetrySelection<'_>) -> Resul
     store.with_timeout(NOTIFICATIONS_TIMEOUT, "retry notifications", query.fetch_one(&store.pool)).await
 }
 
-/// Counts the notifiers that were alive in the last two minutes.
-///
-/// # Errors
-/// If the database cannot be reached in time.
-pub async fn count_notifiers(store: &Store) -> Result<i64, Error> {
-    let query = sqlx::query_scalar(
-        "SELECT count(*) FROM picket.notifiers WHERE seen_at > clock_timestamp() - interval '2 minutes'",
-    );
-    store.with_timeout(NOTIFICATIONS_TIMEOUT, "count notifiers", query.fetch_one(&store.pool)).await
-}
-
 /// Notifications at a glance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, FromRow)]
 pub struct NotificationStatus {
     /// Number of channels.
     pub channels: i64,
-    /// Names of the channels that fail or cannot be used.
+    /// Names of failing and unusable channels.
     pub failing: Vec<String>,
-    /// Number of notices that wait.
+    /// Number of waiting notices.
     pub waiting: i64,
-    /// Time of the oldest transition of which a channel is still to be told.
+    /// Time of the oldest transition among the waiting notices.
     pub oldest_waiting_at: Option<DbTimestamp>,
     /// Notices of the last 24 hours unaccounted for.
     pub unaccounted: i64,
-    /// Number of notifiers that were alive in the last two minutes.
-    pub notifiers: i64,
+    /// Notifiers, and the events that they have still to decide.
+    #[sqlx(skip)]
+    pub notifiers: NotifierPresence,
 }
 
 /// Reads how notifications are; `None` without a channel.
@@ -303,22 +238,22 @@ pub struct NotificationStatus {
 /// # Errors
 /// If the database cannot be reached in time.
 pub async fn read_notification_status(store: &Store) -> Result<Option<NotificationStatus>, Error> {
-    let query = sqlx::query_as(
-        "WITH known AS MATERIALIZED (SELECT * FROM report.channels)
-         SELECT (SELECT count(*) FROM known) AS channels,
-                ARRAY(SELECT channel FROM known WHERE is_failing OR problem IS NOT NULL ORDER BY channel) AS failing,
-                (SELECT coalesce(sum(waiting), 0)::bigint FROM known) AS waiting,
-                (SELECT min(oldest_waiting_at) FROM known) AS oldest_waiting_at,
-                (SELECT coalesce(sum(unaccounted), 0)::bigint FROM report.notification_ledger(now() - interval '24 hours', now()))
-                    AS unaccounted,
-                (SELECT count(*) FROM picket.notifiers WHERE seen_at > clock_timestamp() - interval '2 minutes') AS notifiers
-         WHERE EXISTS (SELECT FROM known)",
-    );
-    store
-        .with_timeout(
-            NOTIFICATIONS_TIMEOUT,
-            "read the state of notifications",
-            query.fetch_optional(&store.pool),
+    let read = async {
+        let found: Option<NotificationStatus> = sqlx::query_as(
+            "WITH known AS MATERIALIZED (SELECT * FROM report.channels)
+             SELECT (SELECT count(*) FROM known) AS channels,
+                    ARRAY(SELECT channel FROM known WHERE is_failing OR problem IS NOT NULL ORDER BY channel) AS failing,
+                    (SELECT coalesce(sum(waiting), 0)::bigint FROM known) AS waiting,
+                    (SELECT min(oldest_waiting_at) FROM known) AS oldest_waiting_at,
+                    (SELECT coalesce(sum(unaccounted), 0)::bigint
+                     FROM report.notification_ledger(now() - interval '24 hours', now())) AS unaccounted
+             WHERE EXISTS (SELECT FROM known)",
         )
-        .await
+        .fetch_optional(&store.pool)
+        .await?;
+        let Some(status) = found else { return Ok(None) };
+        let notifiers = presence::select_presence(store, None).await?;
+        Ok(Some(NotificationStatus { notifiers, ..status }))
+    };
+    store.with_timeout(NOTIFICATIONS_TIMEOUT, "read the state of notifications", read).await
 }

@@ -14,10 +14,11 @@ use sqlx::{FromRow, PgConnection, Postgres, query::Query, types::Json};
 
 pub(crate) use self::reach::select_reach;
 pub use self::reach::{Reach, ReachFilter, SiteReach, count_reach, list_reach};
+pub(crate) use self::references::KnownNames;
 use self::references::resolve_references;
 use crate::{
     DbTimestamp, Error, RowVersion, Store,
-    channels::CHANNELS_TIMEOUT,
+    channels::{CHANNELS_TIMEOUT, write_catch_up},
     write_error::{WriteError, refuse_duplicate_name, write_with_timeout},
 };
 
@@ -181,6 +182,27 @@ pub async fn add_route(store: &Store, route: &RouteDefinition, place: RoutePlace
         let id = insert_route(&mut transaction, route, place).await?;
         transaction.commit().await?;
         Ok(id)
+    };
+    write_with_timeout(store, CHANNELS_TIMEOUT, "add the route", work).await
+}
+
+/// Adds a route, and tells its channels of what is open now and concerns it, all of it or nothing.
+/// Returns the number of notices.
+///
+/// # Errors
+/// As of [`add_route`].
+pub async fn add_route_with_catch_up(
+    store: &Store,
+    route: &RouteDefinition,
+    place: RoutePlace,
+) -> Result<i64, Error> {
+    route.validate()?;
+    let work = async {
+        let mut transaction = store.pool.begin().await?;
+        insert_route(&mut transaction, route, place).await?;
+        let notices = write_catch_up(&mut transaction, None, Some(&route.name)).await?;
+        transaction.commit().await?;
+        Ok(notices)
     };
     write_with_timeout(store, CHANNELS_TIMEOUT, "add the route", work).await
 }

@@ -6,7 +6,7 @@ use picket_proto::{SiteId, Timestamp, ValidationError, site::SiteSpec};
 use serde::Serialize;
 use sqlx::FromRow;
 
-use crate::{DbTimestamp, Error, RowVersion, Store};
+use crate::{DbTimestamp, Error, RowVersion, Store, tags::TagWarning};
 
 const SILENCES_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -106,6 +106,8 @@ pub struct SilenceWindow {
     pub created_by: String,
     /// `planned`, `now` or `over`.
     pub state: String,
+    /// What may be a mistake and is allowed: a tag that no site has.
+    pub warnings: Vec<String>,
     /// Version, which each change replaces.
     #[serde(skip)]
     pub version: RowVersion,
@@ -123,11 +125,14 @@ struct SilenceRow {
     reason: String,
     created_by: String,
     state: String,
+    concerns_nothing: bool,
     version: String,
 }
 
 impl From<SilenceRow> for SilenceWindow {
     fn from(row: SilenceRow) -> Self {
+        let unused = row.tag.clone().filter(|_| row.concerns_nothing && row.state != "over");
+        let warning = unused.map(|tag| TagWarning { field: "tag", tag, meant: None }.to_string());
         Self {
             id: row.silence_id,
             site_id: row.site_id,
@@ -139,6 +144,7 @@ impl From<SilenceRow> for SilenceWindow {
             reason: row.reason,
             created_by: row.created_by,
             state: row.state,
+            warnings: warning.into_iter().collect(),
             version: row.version.into(),
         }
     }
@@ -198,6 +204,8 @@ pub async fn list_silences(store: &Store, filter: SilenceFilter<'_>) -> Result<V
         "SELECT silence.silence_id, silence.site_id, site.site, silence.tag, silence.all_sites, silence.starts_at, silence.ends_at,
                 silence.reason, silence.created_by,
                 CASE WHEN ends_at <= now() THEN 'over' WHEN starts_at <= now() THEN 'now' ELSE 'planned' END AS state,
+                silence.tag IS NOT NULL AND NOT EXISTS (
+                    SELECT FROM picket.sites AS tagged WHERE tagged.tags @> ARRAY[silence.tag]) AS concerns_nothing,
                 silence.xmin::text AS version
          FROM picket.silences AS silence LEFT JOIN picket.known_sites AS site ON site.id = silence.site_id
          WHERE ($1 OR silence.ends_at > now()) AND ($2::bigint IS NULL OR silence.silence_id = $2)

@@ -293,7 +293,7 @@ def test_a_channel_and_a_route_decide_who_is_told_about_a_site(system, open_cont
     page.get_by_role("button", name="Send a test").click()
     # The receiver's answer, or why there is none.
     main = page.get_by_role("main")
-    expect(main).to_contain_text(re.compile("The receiver's answer|no notifier runs"), timeout=ARRIVAL_TIMEOUT)
+    expect(main).to_contain_text(re.compile("The receiver's answer|The failure|no notifier runs"), timeout=ARRIVAL_TIMEOUT)
 
     follow_tab(page, "Routes")
     form = page.get_by_role("form", name="New route")

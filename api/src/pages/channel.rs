@@ -6,7 +6,9 @@ use axum::{
     extract::State,
     response::{IntoResponse, Redirect, Response},
 };
+use picket_proto::ValidationError;
 use picket_store::{
+    Error,
     channel_tests::TestProgress,
     channels::{self, Channel},
 };
@@ -14,12 +16,15 @@ use uuid::Uuid;
 
 use super::{
     PageError, Visitor,
-    channels::{list_form_fields, may_change, parse_channel, refuse, require_change},
+    channel_fields::drop_credentials,
+    channels::{
+        describe_absence, list_form_fields, may_change, parse_channel, refuse, render_form_page,
+        require_change,
+    },
     frame::Section,
     input::{PageForm, PagePath},
     list_page::{Cell, FormView, ListPage, Tab, TableView},
     parts::Behind,
-    render_page,
 };
 use crate::{
     access::Scope,
@@ -34,14 +39,16 @@ pub(super) async fn show_channel(
     State(api): State<Api>,
     PagePath(name): PagePath<String>,
 ) -> Result<Response, PageError> {
-    render_channel(&visitor, &api, &name, None).await
+    render_channel(&visitor, &api, &name, None, None).await
 }
 
+/// Renders a channel, with the outcome of a test or with a refused change.
 async fn render_channel(
     visitor: &Visitor,
     api: &Api,
     name: &str,
     notice: Option<String>,
+    refused: Option<(&BTreeMap<String, String>, &ValidationError)>,
 ) -> Result<Response, PageError> {
     let channel = find_channel(visitor, api, name).await?;
     // The settings are not those of some sites.
@@ -51,6 +58,7 @@ async fn render_channel(
         ListPage::new(visitor.frame(name, Section::Notifications), format!("Channel {name}"), subline);
     page.tabs = Tab::list("/channels");
     page.notice = notice;
+    page.warning = describe_absence(visitor, api).await?;
     if visitor.access.allows(Scope::Write) {
         page.forms.push(build_action(name, "test", "Send a test"));
     }
@@ -58,7 +66,7 @@ async fn render_channel(
         if let Ok(definition) = &channel.definition {
             let action = if definition.enabled { ("pause", "Pause") } else { ("resume", "Resume") };
             page.forms.push(build_action(name, action.0, action.1));
-            page.forms.push(FormView {
+            let form = FormView {
                 name: "Definition",
                 prefix: "channel",
                 action: format!("/channels/{name}"),
@@ -66,6 +74,13 @@ async fn render_channel(
                 is_panel: true,
                 fields: list_form_fields(definition),
                 button: "Save",
+                ..FormView::default()
+            };
+            page.forms.push(match refused {
+                None => form,
+                Some((typed, error)) => {
+                    form.with_refusal(&drop_credentials(definition.kind, typed, error), error)
+                }
             });
         }
         page.forms.push(build_action(name, "remove", "Remove"));
@@ -78,10 +93,10 @@ async fn render_channel(
             api.public_url()
         ),
     }));
-    Ok(render_page(&page))
+    Ok(render_form_page(&page))
 }
 
-/// Saves the definition of a channel.
+/// Saves the definition of a channel, or shows it again with the reason why not.
 pub(super) async fn save_channel(
     visitor: Visitor,
     State(api): State<Api>,
@@ -91,9 +106,17 @@ pub(super) async fn save_channel(
     require_change(&visitor)?;
     let stored = find_channel(&visitor, &api, &name).await?;
     let enabled = stored.definition.as_ref().is_ok_and(|definition| definition.enabled);
-    let channel = parse_channel(name.clone(), enabled, &form).map_err(|error| refuse(&visitor, &error))?;
-    channels::update_channel(&api.store, &channel, None).await.map_err(|error| visitor.fail(error))?;
-    Ok(Redirect::to(&format!("/channels/{name}")).into_response())
+    let saved = match parse_channel(name.clone(), enabled, &form) {
+        Ok(channel) => channels::update_channel(&api.store, &channel, None).await,
+        Err(error) => Err(error.into()),
+    };
+    match saved {
+        Ok(_) => Ok(Redirect::to(&format!("/channels/{name}")).into_response()),
+        Err(Error::Invalid(error)) if stored.definition.is_ok() => {
+            render_channel(&visitor, &api, &name, None, Some((&form, &error))).await
+        }
+        Err(error) => Err(visitor.fail(error)),
+    }
 }
 
 /// Sends a test message and shows the answer of the receiver.
@@ -106,7 +129,7 @@ pub(super) async fn test_channel(
     visitor.access.require_all_sites().map_err(|problem| visitor.fail(problem))?;
     let sent = send_test(&api, &name).await;
     let (id, progress) = sent.map_err(|problem| visitor.fail(problem))?;
-    render_channel(&visitor, &api, &name, Some(describe_test(id, &progress))).await
+    render_channel(&visitor, &api, &name, Some(describe_test(id, &progress)), None).await
 }
 
 /// Pauses, resumes or removes a channel.
@@ -162,13 +185,23 @@ fn describe_test(id: Uuid, progress: &TestProgress) -> String {
             None => format!("No notifier has sent the test yet; see notification {id} in the delivery log."),
         };
     }
-    let outcome = progress.outcome.as_deref().unwrap_or(&progress.state);
-    let verdict = if outcome == "delivered" { "delivered" } else { "not delivered" };
-    let time = progress.duration_ms.map_or_else(String::new, |ms| format!(" in {ms} ms"));
-    let status = progress.status.map_or_else(String::new, |status| format!(" {status}"));
-    let answer = progress.message.as_deref().filter(|message| !message.is_empty());
-    let answer = answer.or(progress.reason.as_deref()).unwrap_or("no answer");
-    format!("Test {verdict}{time}. The receiver's answer:{status} {answer}")
+    let verdict = if progress.was_delivered() { "delivered" } else { "not delivered" };
+    let time = match progress.duration_ms {
+        Some(ms) if progress.was_delivered() => format!(" in {ms} ms"),
+        Some(ms) => format!(" after {ms} ms"),
+        None => String::new(),
+    };
+    let sent = progress.title.as_deref().unwrap_or("nothing");
+    let (source, answer) = progress.describe_answer();
+    let source = match source {
+        "receiver" => "The receiver's answer",
+        _ => "The failure",
+    };
+    let next = match progress.outcome.as_deref() {
+        Some("retry") => " An alert would be tried again later; this test is not.",
+        _ => "",
+    };
+    format!("Test {verdict}{time}. Sent: {sent}. {source}: {answer}.{next}")
 }
 
 fn tabulate_state(channel: &Channel) -> TableView {
@@ -208,6 +241,7 @@ mod tests {
         let mut progress = TestProgress {
             state: "waiting".to_owned(),
             reason: None,
+            title: None,
             requested_at: at,
             started_at: None,
             ended_at: None,
@@ -223,11 +257,13 @@ mod tests {
         (progress.ended_at, progress.outcome) = (Some(at), Some("retry".to_owned()));
         (progress.status, progress.message, progress.duration_ms) =
             (Some(403), Some("no such channel".to_owned()), Some(80));
+        progress.title = Some("TEST of channel ops".to_owned());
         assert_eq!(
             describe(&progress),
-            "Test not delivered in 80 ms. The receiver's answer: 403 no such channel"
+            "Test not delivered after 80 ms. Sent: TEST of channel ops. The receiver's answer: 403 no such channel. An alert \
+             would be tried again later; this test is not."
         );
         progress.outcome = Some("delivered".to_owned());
-        assert!(describe(&progress).starts_with("Test delivered in 80 ms."));
+        assert!(describe(&progress).starts_with("Test delivered in 80 ms. Sent: TEST of channel ops."));
     }
 }

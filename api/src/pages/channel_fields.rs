@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use picket_proto::{ChannelKind, ValidationError, nested_object::HIDDEN_VALUE};
+use picket_proto::{
+    ChannelKind, ValidationError, http_options::check_secret_name, nested_object::HIDDEN_VALUE,
+};
 use serde_json::{Map, Value, json};
 
 use super::list_page::FormField;
@@ -191,6 +193,26 @@ pub(super) fn parse_settings(
     Ok(settings)
 }
 
+/// A typed form without what may be a credential in place of the name of a secret, which is not repeated.
+pub(super) fn drop_credentials(
+    kind: ChannelKind,
+    form: &BTreeMap<String, String>,
+    error: &ValidationError,
+) -> BTreeMap<String, String> {
+    let is_name = |word: &str| check_secret_name("", word.trim().trim_start_matches("secret:")).is_ok();
+    let is_shown = |name: &str, text: &str| match list_settings(kind).iter().find(|setting| setting.0 == name)
+    {
+        Some((_, _, _, SettingForm::Secret | SettingForm::Secrets)) => {
+            text.is_empty() || text.split(',').all(is_name)
+        }
+        // The refused field may be one of these.
+        None if name == OTHER_SETTINGS => error.value != HIDDEN_VALUE,
+        _ => true,
+    };
+    let shown = form.iter().filter(|(name, text)| is_shown(name, text));
+    shown.map(|(name, text)| (name.clone(), text.clone())).collect()
+}
+
 fn parse_setting(name: &str, form: SettingForm, text: &str) -> Result<Value, ValidationError> {
     let secret = |text: &str| json!({ "secret": text.strip_prefix("secret:").unwrap_or(text) });
     let words = || text.split(',').map(str::trim).filter(|word| !word.is_empty());
@@ -251,6 +273,20 @@ mod tests {
         );
         let form = fields.into_iter().map(|field| (field.name.to_owned(), field.value)).collect();
         assert_eq!(parse_settings(ChannelKind::Email, &form).unwrap(), settings);
+    }
+
+    #[test]
+    fn a_refused_form_repeats_names_of_secrets_and_not_what_may_be_a_credential() {
+        let form =
+            [("token", "Hunter2!"), ("chat_id", "7"), ("other", "{\"token\": \"Hunter3\"}"), ("name", "bot")];
+        let form = form.map(|(name, text)| (name.to_owned(), text.to_owned())).into();
+        let hidden = ValidationError::new("settings.token", HIDDEN_VALUE, "the name of a secret");
+
+        let shown = drop_credentials(ChannelKind::Telegram, &form, &hidden);
+
+        assert_eq!(shown.keys().collect::<Vec<_>>(), ["chat_id", "name"]);
+        let named = BTreeMap::from([("token".to_owned(), "telegram-bot".to_owned())]);
+        assert_eq!(drop_credentials(ChannelKind::Telegram, &named, &hidden), named);
     }
 
     #[test]

@@ -10,13 +10,17 @@ use picket_proto::{
     ChannelKind, Timestamp, ValidationError,
     channel_definition::{ChannelDefinition, ChannelFields},
 };
-use picket_store::channels::{self, Channel};
+use picket_store::{
+    Error,
+    channels::{self, Channel},
+    notifications::read_notifier_presence,
+};
 use serde::Deserialize;
 use serde_json::Map;
 
 use super::{
     PageError, Visitor,
-    channel_fields::{build_fields, parse_settings},
+    channel_fields::{build_fields, drop_credentials, parse_settings},
     frame::Section,
     input::{PageForm, PageQuery},
     list_page::{Cell, FormField, FormView, ListPage, Tab, TableView},
@@ -37,16 +41,28 @@ pub(super) async fn show_channels(
     State(api): State<Api>,
     PageQuery(query): PageQuery<KindQuery>,
 ) -> Result<Response, PageError> {
+    let form = match query.kind.as_str() {
+        "" => None,
+        kind => Some(build_new_form(kind.parse().map_err(|error| refuse(&visitor, &error))?)),
+    };
+    render_channels(&visitor, &api, &query.kind, form).await
+}
+
+/// Renders the list, with the form of a new channel of the chosen kind.
+async fn render_channels(
+    visitor: &Visitor,
+    api: &Api,
+    kind: &str,
+    form: Option<FormView>,
+) -> Result<Response, PageError> {
     let channels = channels::list_channels(&api.store).await.map_err(|error| visitor.fail(error))?;
     let subline = "Where messages about incidents go. Routes name the channels; a channel that no route names is told nothing.";
     let mut page = ListPage::new(visitor.frame("Channels", Section::Notifications), "Channels", subline);
     page.tabs = Tab::list("/channels");
-    if may_change(&visitor) {
-        page.forms.push(build_kind_form(&query.kind));
-        if !query.kind.is_empty() {
-            let kind: ChannelKind = query.kind.parse().map_err(|error| refuse(&visitor, &error))?;
-            page.forms.push(build_new_form(kind));
-        }
+    page.warning = describe_absence(visitor, api).await?;
+    if may_change(visitor) {
+        page.forms.push(build_kind_form(kind));
+        page.forms.extend(form);
     }
     page.tables.push(tabulate_channels(&channels, visitor.access.tag_limit().is_none()).with_behind(
         Behind {
@@ -55,10 +71,10 @@ pub(super) async fn show_channels(
             curl: format!("curl {}/api/v1/channels", api.public_url()),
         },
     ));
-    Ok(render_page(&page))
+    Ok(render_form_page(&page))
 }
 
-/// Adds a channel.
+/// Adds a channel, or shows the form again with the reason why not.
 pub(super) async fn add_channel(
     visitor: Visitor,
     State(api): State<Api>,
@@ -66,9 +82,45 @@ pub(super) async fn add_channel(
 ) -> Result<Response, PageError> {
     require_change(&visitor)?;
     let name = form.get("name").map(|name| name.trim().to_owned()).unwrap_or_default();
-    let channel = parse_channel(name, true, &form).map_err(|error| refuse(&visitor, &error))?;
-    channels::add_channel(&api.store, &channel).await.map_err(|error| visitor.fail(error))?;
-    Ok(Redirect::to(&format!("/channels/{}", channel.name)).into_response())
+    let added = match parse_channel(name, true, &form) {
+        Ok(channel) => channels::add_channel(&api.store, &channel).await.map(|()| channel.name),
+        Err(error) => Err(error.into()),
+    };
+    match (added, parse_kind(&form)) {
+        (Ok(name), _) => Ok(Redirect::to(&format!("/channels/{name}")).into_response()),
+        (Err(Error::Invalid(error)), Ok(kind)) => {
+            let typed = drop_credentials(kind, &form, &error);
+            let form = build_new_form(kind).with_refusal(&typed, &error);
+            render_channels(&visitor, &api, kind.as_str(), Some(form)).await
+        }
+        (Err(error), _) => Err(visitor.fail(error)),
+    }
+}
+
+/// A page of which a form may have been refused.
+pub(super) fn render_form_page(page: &ListPage) -> Response {
+    let mut response = render_page(page);
+    if page.forms.iter().any(FormView::is_refused) {
+        *response.status_mut() = http::StatusCode::UNPROCESSABLE_ENTITY;
+    }
+    response
+}
+
+/// Says that no notifier runs; `None` while one does.
+pub(super) async fn describe_absence(visitor: &Visitor, api: &Api) -> Result<Option<String>, PageError> {
+    let mut presence = read_notifier_presence(&api.store, None).await.map_err(|error| visitor.fail(error))?;
+    // The events of other sites are not for a reader of some.
+    if visitor.access.tag_limit().is_some() {
+        presence.undecided = 0;
+    }
+    Ok(presence.describe_absence().map(|absence| begin_sentence(&absence)))
+}
+
+/// A clause as a sentence.
+pub(super) fn begin_sentence(clause: &str) -> String {
+    let mut letters = clause.chars();
+    let first = letters.next().map(|letter| letter.to_uppercase().to_string()).unwrap_or_default();
+    format!("{first}{}.", letters.as_str())
 }
 
 /// True if the reader may change channels and routes, which send data out of the house.
@@ -87,6 +139,10 @@ pub(super) fn refuse(visitor: &Visitor, error: &ValidationError) -> PageError {
     visitor.fail(Problem::invalid_field(format!("/{}", error.field), error))
 }
 
+pub(super) fn parse_kind(form: &BTreeMap<String, String>) -> Result<ChannelKind, ValidationError> {
+    form.get("kind").map(|kind| kind.trim()).unwrap_or_default().parse()
+}
+
 /// The channel that a form defines.
 pub(super) fn parse_channel(
     name: String,
@@ -94,7 +150,7 @@ pub(super) fn parse_channel(
     form: &BTreeMap<String, String>,
 ) -> Result<ChannelDefinition, ValidationError> {
     let get = |name: &str| form.get(name).map(|value| value.trim().to_owned()).unwrap_or_default();
-    let kind: ChannelKind = get("kind").parse()?;
+    let kind = parse_kind(form)?;
     let fields = ChannelFields {
         kind: kind.to_string(),
         enabled: Some(enabled),
@@ -137,6 +193,7 @@ fn build_new_form(kind: ChannelKind) -> FormView {
         is_panel: true,
         fields: std::iter::once(name).chain(list_form_fields(&channel)).collect(),
         button: "Add channel",
+        ..FormView::default()
     }
 }
 

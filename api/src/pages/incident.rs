@@ -11,17 +11,18 @@ use picket_proto::SiteId;
 use picket_store::{
     acknowledgements::list_acknowledgements,
     incident_pages::{self, IncidentEvidence, RegionVote},
-    notifications::{NoticesOf, list_notices},
+    notifications::{NoticesOf, list_notices, read_notifier_presence},
     site_history::{self, CheckRow},
 };
 use serde::Deserialize;
 
 use super::{
     PageError, Visitor,
+    channels::begin_sentence,
     frame::{Frame, Section},
     input::{PageForm, PagePath},
     list_page::TableView,
-    notifications::tabulate_notices,
+    notices::{NoticeTable, tabulate_notices},
     overview::count_nouns,
     parts::{Behind, StatusMark, TimeMark, format_seconds},
     recipients::CareView,
@@ -96,7 +97,20 @@ pub(super) async fn show_incident(
     );
     let notices = list_notices(&api.store, NoticesOf::Incident(id), MAX_NOTICES).await;
     let notices = notices.map_err(|error| visitor.fail(error))?;
-    let told = tabulate_notices("Who was told", &notices, true).with_behind(Behind {
+    let presence = read_notifier_presence(&api.store, Some(id)).await.map_err(|error| visitor.fail(error))?;
+    let undecided = match presence.describe_absence() {
+        Some(absence) => format!("It is not decided yet who is told. {}", begin_sentence(&absence)),
+        None => "It is being decided who is told.".to_owned(),
+    };
+    let (empty, command) = match presence.undecided {
+        0 => (
+            "Nobody: no route named a channel for it. This adds a route for all sites:".to_owned(),
+            "picket route add --channel ops",
+        ),
+        _ => (undecided, ""),
+    };
+    let of = NoticeTable::OfIncident { sees_all: visitor.access.tag_limit().is_none() };
+    let told = tabulate_notices("Who was told", &notices, of).with_empty(empty, command).with_behind(Behind {
         sql: format!(
             "SELECT notice.* FROM picket.transitions AS event JOIN picket.notices AS notice USING (transition_id)\n\
              WHERE event.incident_id = {id} ORDER BY transition_id;"

@@ -1,7 +1,9 @@
 //! A page of forms and tables, as most pages are.
 
+use std::collections::BTreeMap;
+
 use askama::Template;
-use picket_proto::Timestamp;
+use picket_proto::{Timestamp, ValidationError, nested_object::HIDDEN_VALUE};
 
 use super::{
     frame::Frame,
@@ -99,9 +101,11 @@ pub(crate) struct FormField {
     pub(crate) value: String,
     pub(crate) placeholder: &'static str,
     pub(crate) options: Vec<(String, String)>,
+    /// Refusal of the typed value.
+    pub(crate) error: Option<String>,
 }
 
-/// A form of a single line.
+/// A form.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Template)]
 #[template(path = "parts/form.html")]
 pub(crate) struct FormView {
@@ -114,6 +118,35 @@ pub(crate) struct FormView {
     pub(crate) is_panel: bool,
     pub(crate) fields: Vec<FormField>,
     pub(crate) button: &'static str,
+    /// Refusal of a value that has no field here.
+    pub(crate) error: Option<String>,
+}
+
+impl FormView {
+    /// Returns true if a value of the form was refused.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.error.is_some() || self.fields.iter().any(|field| field.error.is_some())
+    }
+
+    /// The form with what was typed, and the refusal beside its field. A value that the refusal hides
+    /// may be a credential, and is not repeated.
+    pub(crate) fn with_refusal(mut self, typed: &BTreeMap<String, String>, error: &ValidationError) -> Self {
+        let path = error.field.strip_prefix("settings.").unwrap_or(&error.field);
+        let name = path.split(['.', '[']).next().unwrap_or(path);
+        for field in &mut self.fields {
+            field.value = typed.get(field.name).cloned().unwrap_or_default();
+        }
+        match self.fields.iter_mut().find(|field| field.name == name) {
+            Some(field) => {
+                field.error = Some(error.to_string());
+                if error.value == HIDDEN_VALUE {
+                    field.value.clear();
+                }
+            }
+            None => self.error = Some(error.to_string()),
+        }
+        self
+    }
 }
 
 /// A link among the pages of notifications.
@@ -146,6 +179,8 @@ pub(crate) struct ListPage {
     /// Links to pages of the same kind.
     pub(crate) tabs: Vec<Tab>,
     pub(crate) notice: Option<String>,
+    /// What is wrong and concerns the whole page.
+    pub(crate) warning: Option<String>,
     pub(crate) forms: Vec<FormView>,
     pub(crate) tables: Vec<TableView>,
     /// Links to the neighbouring pages of the last table.
@@ -160,9 +195,48 @@ impl ListPage {
             subline: subline.into(),
             tabs: Vec::new(),
             notice: None,
+            warning: None,
             forms: Vec::new(),
             tables: Vec::new(),
             pager: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refuse(error: &ValidationError) -> FormView {
+        let field = |name| FormField { name, label: name, ..FormField::default() };
+        let form = FormView {
+            prefix: "f",
+            fields: vec![field("url"), field("escalate"), field("token")],
+            ..FormView::default()
+        };
+        let typed = [("url", "https://<a>"), ("escalate", "soon"), ("token", "hunter2")];
+        let typed = typed.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        form.with_refusal(&typed, error)
+    }
+
+    #[test]
+    fn a_refused_form_keeps_what_was_typed_and_names_the_error_by_its_field() {
+        let form = refuse(&ValidationError::new("escalate[0].after", "soon", "such as 15m"));
+
+        let html = form.render().unwrap();
+
+        assert!(form.is_refused() && form.fields[1].error.is_some() && form.error.is_none());
+        assert!(html.contains("value=\"https://&#60;a&#62;\"") && html.contains("value=\"soon\""), "{html}");
+        assert!(html.contains("aria-describedby=\"f-escalate-error\""), "{html}");
+        assert!(html.contains("id=\"f-escalate-error\""), "{html}");
+        let elsewhere = refuse(&ValidationError::new("body", "x", "y"));
+        assert!(elsewhere.render().unwrap().contains("role=\"alert\""), "{elsewhere:?}");
+    }
+
+    #[test]
+    fn a_value_that_may_be_a_credential_is_not_repeated() {
+        let form = refuse(&ValidationError::new("settings.token", HIDDEN_VALUE, "the name of a secret"));
+
+        assert!(form.fields[2].error.is_some() && !form.render().unwrap().contains("hunter2"), "{form:?}");
     }
 }

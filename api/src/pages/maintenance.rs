@@ -165,6 +165,7 @@ fn build_form(site: &str) -> FormView {
             field("to", "To (UTC, empty: until further notice)", "+2h", "2026-12-02 02:00"),
         ],
         button: "Add window",
+        ..FormView::default()
     }
 }
 

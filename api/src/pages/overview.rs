@@ -10,7 +10,6 @@ use picket_store::{
     channels::{Channel, list_channels},
     incident_pages::{self, EpisodeFilter, ListedIncident},
     ledger::LedgerRow,
-    notifications::count_notifiers,
     regions::{self, RegionOverview},
     site_counts::{self, StateCounts},
     site_list::{self, Direction, SiteFilter, SiteSort, SiteState, SiteSummary},
@@ -19,6 +18,7 @@ use picket_store::{
 
 use super::{
     PageError, Visitor,
+    channels::describe_absence,
     fleet::describe_ledger,
     frame::{Frame, Section},
     moment::MomentBar,
@@ -128,12 +128,12 @@ pub(super) async fn render_overview(
     // Channels concern all sites.
     if visitor.access.tag_limit().is_none() {
         let channels = list_channels(&api.store).await.map_err(|error| visitor.fail(error))?;
-        let waiting: i64 = channels.iter().map(|channel| channel.state.waiting).sum();
-        let notifiers = match waiting {
-            0 => 1,
-            _ => count_notifiers(&api.store).await.map_err(|error| visitor.fail(error))?,
+        // Without a channel nobody expects to be told.
+        let absence = match channels.is_empty() {
+            true => None,
+            false => describe_absence(visitor, api).await?,
         };
-        page.notifications = describe_notifications(&channels, notifiers, clock::wall_clock_now());
+        page.notifications = describe_notifications(&channels, absence, clock::wall_clock_now());
     }
     Ok(render_page(&page))
 }
@@ -170,8 +170,8 @@ async fn read_overview(visitor: &Visitor, api: &Api) -> Result<OverviewData, pic
     })
 }
 
-/// What is wrong with notifications, in words: channels that fail, and events that wait for long.
-fn describe_notifications(channels: &[Channel], notifiers: i64, now: Timestamp) -> Option<String> {
+/// What is wrong with notifications, in words: no notifier, channels that fail, and events that wait for long.
+fn describe_notifications(channels: &[Channel], absence: Option<String>, now: Timestamp) -> Option<String> {
     /// A message collects events, and a failed attempt is repeated, without a word here.
     const LONG_WAIT: Duration = Duration::from_secs(120);
     let failing: Vec<&str> = channels
@@ -187,14 +187,13 @@ fn describe_notifications(channels: &[Channel], notifiers: i64, now: Timestamp) 
         _ => format!("Channels {} do not deliver.", failing.join(", ")),
     });
     let waiting = (since > LONG_WAIT).then(|| {
-        let reason = if notifiers == 0 { "; no notifier runs" } else { "" };
         format!(
-            "{} wait to be told, the oldest for {}{reason}.",
+            "{} wait to be told, the oldest for {}.",
             count_nouns(waiting, "event"),
             describe_duration(since)
         )
     });
-    let parts: Vec<String> = [failing, waiting].into_iter().flatten().collect();
+    let parts: Vec<String> = [absence, failing, waiting].into_iter().flatten().collect();
     (!parts.is_empty()).then(|| parts.join(" "))
 }
 

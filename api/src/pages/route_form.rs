@@ -58,6 +58,12 @@ pub(super) fn build_route_form(
             )
         },
     ];
+    if route.is_none() {
+        form.push(FormField {
+            options: choose(&["no", "yes"]),
+            ..field("catch_up", "Tell of what is open now", "", "no".to_owned())
+        });
+    }
     if let Some(route) = route {
         form.push(field("position", "Position", "0", route.position.to_string()));
         form.push(FormField {
@@ -65,7 +71,16 @@ pub(super) fn build_route_form(
             ..field("enabled", "Switched on", "", if route.enabled { "yes" } else { "no" }.to_owned())
         });
     }
-    FormView { name, prefix: "route", action, is_post: true, is_panel: true, fields: form, button }
+    FormView {
+        name,
+        prefix: "route",
+        action,
+        is_post: true,
+        is_panel: true,
+        fields: form,
+        button,
+        ..FormView::default()
+    }
 }
 
 /// `15m=phone, 1h=boss+desk`.

@@ -1,26 +1,30 @@
 //! Silences: the list, a form for a new one, and their end.
 
+use std::collections::BTreeMap;
+
 use axum::{
     extract::State,
     response::{IntoResponse, Redirect, Response},
 };
 use picket_proto::{SiteId, Timestamp, ValidationError};
 use picket_runtime::clock;
-use picket_store::silences::{
-    self, NewSilence, SilenceFilter, SilenceTarget, SilenceWindow, change_silence, remove_silence,
+use picket_store::{
+    Error,
+    silences::{
+        self, NewSilence, SilenceFilter, SilenceTarget, SilenceWindow, change_silence, remove_silence,
+    },
+    sites::read_versioned_site,
 };
 use serde::Deserialize;
 
 use super::{
     PageError, Visitor,
-    channels::refuse,
-    check::find_visible_site,
+    channels::render_form_page,
     frame::Section,
     input::{PageForm, PagePath, PageQuery},
     list_page::{Cell, FormField, FormView, ListPage, MAX_ROWS, Tab, TableView},
     maintenance::parse_moment,
     parts::Behind,
-    render_page,
 };
 use crate::{
     access::Scope,
@@ -41,6 +45,11 @@ pub(super) async fn show_silences(
     State(api): State<Api>,
     PageQuery(query): PageQuery<SilenceQuery>,
 ) -> Result<Response, PageError> {
+    render_silences(&visitor, &api, build_form(&query.site)).await
+}
+
+/// Renders the silences with the form of a new one.
+async fn render_silences(visitor: &Visitor, api: &Api, form: FormView) -> Result<Response, PageError> {
     // One row more shows that there are others.
     let limit = i64::try_from(MAX_ROWS + 1).ok();
     let filter =
@@ -52,18 +61,18 @@ pub(super) async fn show_silences(
     page.tabs = Tab::list("/silences");
     let may_write = visitor.access.allows(Scope::Write);
     if may_write {
-        page.forms.push(build_form(&query.site));
+        page.forms.push(form);
     }
     page.tables.push(tabulate_silences(&found, may_write).with_behind(Behind {
         sql: "SELECT * FROM picket.silences ORDER BY starts_at DESC;".to_owned(),
         command: "picket silence list --all".to_owned(),
         curl: format!("curl '{}/api/v1/silences?all=true'", api.public_url()),
     }));
-    Ok(render_page(&page))
+    Ok(render_form_page(&page))
 }
 
 /// Values of the form.
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 pub(crate) struct SilenceForm {
     #[serde(default)]
     site: String,
@@ -77,32 +86,72 @@ pub(crate) struct SilenceForm {
     reason: String,
 }
 
-/// Adds a silence from now on.
+/// Adds a silence from now on, or shows the form again with the reason why not.
 pub(super) async fn add_silence(
     visitor: Visitor,
     State(api): State<Api>,
     PageForm(form): PageForm<SilenceForm>,
 ) -> Result<Response, PageError> {
     visitor.require_scope(Scope::Write)?;
-    let target = form.target().map_err(|error| refuse(&visitor, &error))?;
+    let refused = match insert_silence(&visitor, &api, &form).await {
+        Ok(()) => return Ok(Redirect::to("/silences").into_response()),
+        Err(Refused::Field(error)) => error,
+        Err(Refused::Page(error)) => return Err(error),
+    };
+    let form = build_form("").with_refusal(&form.typed(), &refused);
+    render_silences(&visitor, &api, form).await
+}
+
+/// Why a silence was not added.
+enum Refused {
+    /// A field of the form is not allowed.
+    Field(ValidationError),
+    /// The reader may not do it, or the database failed.
+    Page(PageError),
+}
+
+impl From<ValidationError> for Refused {
+    fn from(error: ValidationError) -> Self {
+        Self::Field(error)
+    }
+}
+
+impl From<PageError> for Refused {
+    fn from(error: PageError) -> Self {
+        Self::Page(error)
+    }
+}
+
+async fn insert_silence(visitor: &Visitor, api: &Api, form: &SilenceForm) -> Result<(), Refused> {
+    let target = form.target()?;
+    let limit = visitor.access.tag_limit();
     match &target {
-        SilenceTarget::Site(site) => drop(find_visible_site(&visitor, &api, site.0).await?),
+        SilenceTarget::Site(site) => {
+            let found = read_versioned_site(&api.store, *site, limit).await;
+            if found.map_err(|error| visitor.fail(error))?.is_none() {
+                return Err(
+                    ValidationError::new("site", site, "the number of a site, as in its address").into()
+                );
+            }
+        }
         SilenceTarget::Tag(tag) => {
             drop(require_tag(&visitor.access, "/tag", tag.clone()).map_err(|problem| visitor.fail(problem))?);
         }
         SilenceTarget::All => visitor.access.require_all_sites().map_err(|problem| visitor.fail(problem))?,
     }
     let now = clock::wall_clock_now();
-    let to = form.end(now).map_err(|error| refuse(&visitor, &error))?;
     let new = NewSilence {
         target,
         from: now,
-        to,
+        to: form.end(now)?,
         reason: form.reason.trim().to_owned(),
         created_by: Some(visitor.access.name.clone()),
     };
-    silences::add_silence(&api.store, &new).await.map_err(|error| visitor.fail(error))?;
-    Ok(Redirect::to("/silences").into_response())
+    match silences::add_silence(&api.store, &new).await {
+        Ok(_) => Ok(()),
+        Err(Error::Invalid(error)) => Err(error.into()),
+        Err(error) => Err(visitor.fail(error).into()),
+    }
 }
 
 /// Ends a silence now, or removes one that has not begun.
@@ -136,6 +185,17 @@ pub(super) async fn end_silence(
 }
 
 impl SilenceForm {
+    fn typed(&self) -> BTreeMap<String, String> {
+        let fields = [
+            ("site", &self.site),
+            ("tag", &self.tag),
+            ("all", &self.all),
+            ("to", &self.to),
+            ("reason", &self.reason),
+        ];
+        fields.map(|(name, value)| (name.to_owned(), value.clone())).into()
+    }
+
     fn target(&self) -> Result<SilenceTarget, ValidationError> {
         let is_all = self.all.trim() == "yes";
         match (self.site.trim(), self.tag.trim()) {
@@ -189,6 +249,7 @@ fn build_form(site: &str) -> FormView {
             field("reason", "Reason", "", "the provider works on it"),
         ],
         button: "Silence from now on",
+        ..FormView::default()
     }
 }
 
@@ -196,11 +257,16 @@ fn tabulate_silences(found: &[SilenceWindow], may_write: bool) -> TableView {
     let mut columns = vec!["State", "For", "From (UTC)", "To (UTC)", "Reason", "By"];
     columns.extend(may_write.then_some("End"));
     TableView::new("silences", "Silences, the newest first", &columns)
-        .with_empty("There is no silence.", "picket silence add SITE --to +2h --reason TEXT")
+        .with_empty(
+            "There is no silence, so channels are told of every incident that their routes name. The form above adds \
+             one, and so does:",
+            "picket silence add SITE --to +2h --reason TEXT",
+        )
         .with_rows(found.iter().map(|silence| {
             let target = match (silence.site_id, &silence.tag) {
                 (Some(id), _) => Cell::site(id, silence.site.clone().unwrap_or_else(|| format!("site {id}"))),
-                (None, Some(tag)) => Cell::text(format!("tag {tag}")),
+                (None, Some(tag)) if silence.warnings.is_empty() => Cell::text(format!("tag {tag}")),
+                (None, Some(tag)) => Cell::text(format!("tag {tag}, which no site has")),
                 (None, None) => Cell::text("all sites"),
             };
             let mut row = vec![

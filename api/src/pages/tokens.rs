@@ -123,6 +123,7 @@ fn build_form(is_first: bool) -> FormView {
             },
         ],
         button: "Create token",
+        ..FormView::default()
     }
 }
 

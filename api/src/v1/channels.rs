@@ -21,6 +21,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use self::body::{Channel, ChannelList, NewChannel, decode_channel, describe_fields};
 use super::{
     api_row::api_row,
+    catch_up::CatchUpQuery,
     location::respond_with_location,
     preconditions::{WRITE_ATTEMPTS, build_etag, check_if_match},
     site_body::merge_patch,
@@ -28,7 +29,7 @@ use super::{
 use crate::{
     access::{Access, Administrator, Reader, Writer},
     channels::{describe_missing_channel, send_test},
-    extract::{ApiJson, ApiPath},
+    extract::{ApiJson, ApiPath, ApiQuery},
     problem::{Problem, ProblemKind},
     state::Api,
 };
@@ -38,6 +39,15 @@ pub(super) fn build_routes() -> OpenApiRouter<Api> {
         .routes(routes!(list_channels, add_channel))
         .routes(routes!(read_channel, replace_channel, change_channel, delete_channel))
         .routes(routes!(test_channel))
+}
+
+/// A new channel.
+#[derive(Serialize, ToSchema)]
+struct AddedChannel {
+    #[serde(flatten)]
+    channel: Channel,
+    /// Number of notices of what was open already; null without `catch_up`.
+    caught_up: Option<i64>,
 }
 
 /// Lists all channels by name. A token with a tag limit sees their names and states, and no settings.
@@ -55,9 +65,9 @@ async fn list_channels(Reader(access): Reader, State(api): State<Api>) -> Result
 /// A credential is never sent here: `{"secret": NAME}` names an entry of the file that PICKET_SECRETS_FILE of the
 /// notifiers names, which also says to which hosts it may be sent.
 #[utoipa::path(
-    post, path = "/channels", tag = "channels", security(("token" = ["admin"])), request_body = NewChannel,
+    post, path = "/channels", tag = "channels", security(("token" = ["admin"])), params(CatchUpQuery), request_body = NewChannel,
     responses(
-        (status = CREATED, body = Channel,
+        (status = CREATED, body = AddedChannel,
             headers(("Location" = String, description = "Address of the channel"), ("ETag" = String, description = "Version"))),
         (status = CONFLICT, body = Problem, content_type = "application/problem+json",
             description = "A channel has the name: `existing`."),
@@ -68,22 +78,26 @@ async fn list_channels(Reader(access): Reader, State(api): State<Api>) -> Result
 async fn add_channel(
     Administrator(access): Administrator,
     State(api): State<Api>,
+    ApiQuery(query): ApiQuery<CatchUpQuery>,
     ApiJson(body): ApiJson<Value>,
 ) -> Result<Response, Problem> {
     access.require_all_sites()?;
     let channel = decode_channel(&body, None)?;
-    match channels::add_channel(&api.store, &channel).await {
+    let added = match query.catch_up {
+        true => channels::add_channel_with_catch_up(&api.store, &channel).await.map(Some),
+        false => channels::add_channel(&api.store, &channel).await.map(|()| None),
+    };
+    let caught_up = match added {
         Err(Error::Invalid(why)) if why.field == "name" => {
             return Err(Problem::new(ProblemKind::Conflict, why.to_string()).with_existing(channel.name));
         }
         added => added?,
-    }
+    };
     let location = format!("/api/v1/channels/{}", channel.name);
-    Ok(respond_with_location(
-        StatusCode::CREATED,
-        &location,
-        respond_with_channel(&find_channel(&api, &channel.name).await?, &access),
-    ))
+    let found = find_channel(&api, &channel.name).await?;
+    let added = AddedChannel { channel: Channel::new(&found, &access), caught_up };
+    let etag = [(header::ETAG, build_etag(&found.version))];
+    Ok(respond_with_location(StatusCode::CREATED, &location, (etag, Json(added))))
 }
 
 /// Reads a channel with its state.
@@ -210,6 +224,8 @@ api_row! {
         state: String,
         /// Why the test failed without an attempt.
         reason: Option<String>,
+        /// First line of the message; null before the attempt.
+        title: Option<String>,
         /// Time of the request.
         #[schema(value_type = String, format = DateTime)]
         requested_at: picket_store::DbTimestamp,

@@ -1,6 +1,8 @@
 //! Notifications: the messages to channels, their attempts, and their notices.
 
 mod account;
+mod notices;
+mod retries;
 
 use axum::{
     Json,
@@ -43,6 +45,8 @@ pub(super) fn build_routes() -> OpenApiRouter<Api> {
         .routes(routes!(read_notification))
         .routes(routes!(retry_notification))
         .merge(account::build_routes())
+        .merge(notices::build_routes())
+        .merge(retries::build_routes())
 }
 
 api_row! {
@@ -134,7 +138,7 @@ api_row! {
         route: Option<String>,
         /// `waiting`, `delivered`, `suppressed` or `failed`.
         state: String,
-        /// Why it was suppressed or failed, or what it waits for.
+        /// Reason of a suppression or a failure, or the object of the wait.
         reason: Option<String>,
         /// Earliest time of the message, while it waits.
         #[schema(value_type = Option<String>, format = DateTime)]

@@ -9,26 +9,31 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, StatusCode, header};
-use picket_proto::{route::name_routes, validation::sanitize_text};
+use picket_proto::route::name_routes;
 use picket_store::{
     Error,
     routes::{
-        Route as StoredRoute, RoutePlace, add_route as insert_route, find_route, list_routes as read_routes,
-        remove_route, update_route,
+        Route as StoredRoute, RoutePlace, add_route as insert_route, add_route_with_catch_up, find_route,
+        list_routes as read_routes, remove_route, update_route,
     },
+    tags::{TagIndex, read_tag_index_of_routes},
 };
+use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use self::body::{Route, RouteFields, RouteList, decode_route, describe_fields};
 use super::{
+    catch_up::CatchUpQuery,
     location::respond_with_location,
     preconditions::{WRITE_ATTEMPTS, build_etag, check_if_match},
-    site_body::merge_patch,
+    site_body::{invalid_definition, merge_patch},
 };
 use crate::{
     access::{Access, Administrator, Reader},
-    extract::{ApiJson, ApiPath},
+    channels::describe_missing_route,
+    extract::{ApiJson, ApiPath, ApiQuery},
     problem::{Problem, ProblemKind},
     state::Api,
 };
@@ -52,14 +57,24 @@ pub(super) fn build_routes() -> OpenApiRouter<Api> {
 async fn list_routes(Reader(access): Reader, State(api): State<Api>) -> Result<Json<RouteList>, Problem> {
     access.require_all_sites()?;
     let found = read_routes(&api.store).await?;
-    Ok(Json(RouteList { items: found.iter().map(Route::from).collect() }))
+    let tags = index_tags(&api, &found).await?;
+    Ok(Json(RouteList { items: found.iter().map(|route| Route::new(route, &tags)).collect() }))
+}
+
+/// A new route.
+#[derive(Serialize, ToSchema)]
+struct AddedRoute {
+    #[serde(flatten)]
+    route: Route,
+    /// Number of notices of what was open already; null without `catch_up`.
+    caught_up: Option<i64>,
 }
 
 /// Adds a route, behind the others unless it has a position. Events before that are not told.
 #[utoipa::path(
-    post, path = "/routes", tag = "routes", security(("token" = ["admin"])), request_body = RouteFields,
+    post, path = "/routes", tag = "routes", security(("token" = ["admin"])), params(CatchUpQuery), request_body = RouteFields,
     responses(
-        (status = CREATED, body = Route,
+        (status = CREATED, body = AddedRoute,
             headers(("Location" = String, description = "Address of the route"), ("ETag" = String, description = "Version"))),
         (status = CONFLICT, body = Problem, content_type = "application/problem+json",
             description = "A route has the name: `existing`."),
@@ -70,6 +85,7 @@ async fn list_routes(Reader(access): Reader, State(api): State<Api>) -> Result<J
 async fn add_route(
     Administrator(access): Administrator,
     State(api): State<Api>,
+    ApiQuery(query): ApiQuery<CatchUpQuery>,
     ApiJson(body): ApiJson<Value>,
 ) -> Result<Response, Problem> {
     access.require_all_sites()?;
@@ -80,18 +96,16 @@ async fn add_route(
     let mut new = [decode_route(&body)?];
     name_routes(&mut new, read_routes(&api.store).await?.into_iter().map(|route| route.name));
     let [route] = new;
-    match insert_route(&api.store, &route, place).await {
-        Err(Error::Invalid(why)) if why.field == "name" => {
-            return Err(Problem::new(ProblemKind::Conflict, why.to_string()).with_existing(route.name));
-        }
-        added => added?,
+    let added = match query.catch_up {
+        true => add_route_with_catch_up(&api.store, &route, place).await.map(Some),
+        false => insert_route(&api.store, &route, place).await.map(|_| None),
     };
+    let caught_up = added.map_err(|error| refuse_route(error, &route.name))?;
     let location = format!("/api/v1/routes/{}", route.name);
-    Ok(respond_with_location(
-        StatusCode::CREATED,
-        &location,
-        respond_with_route(&require_route(&api, &route.name).await?),
-    ))
+    let found = require_route(&api, &route.name).await?;
+    let etag = [(header::ETAG, build_etag(&found.version))];
+    let added = AddedRoute { route: describe_route(&api, &found).await?, caught_up };
+    Ok(respond_with_location(StatusCode::CREATED, &location, (etag, Json(added))))
 }
 
 /// Reads a route.
@@ -111,7 +125,7 @@ async fn read_route(
     ApiPath(name): ApiPath<String>,
 ) -> Result<Response, Problem> {
     access.require_all_sites()?;
-    Ok(respond_with_route(&require_route(&api, &name).await?))
+    respond_with_route(&api, &require_route(&api, &name).await?).await
 }
 
 /// Replaces a route, its name too if the body has another. An absent field gets its default; without a position the
@@ -235,27 +249,42 @@ async fn write_route(
             route.position = stored.position;
         }
         match update_route(&api.store, name, &route, Some(&found.version)).await {
-            Ok(true) => return Ok(respond_with_route(&require_route(api, &route.name).await?)),
+            Ok(true) => return respond_with_route(api, &require_route(api, &route.name).await?).await,
             Ok(false) => {}
-            Err(Error::Invalid(why)) if why.field == "name" => {
-                let problem = Problem::new(ProblemKind::Conflict, why.to_string());
-                return Err(problem.with_existing(route.name));
-            }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(refuse_route(error, &route.name)),
         }
     }
     Err(describe_changed_route(name))
 }
 
-async fn require_route(api: &Api, name: &str) -> Result<StoredRoute, Problem> {
-    let found = find_route(&api.store, name).await?;
-    found.ok_or_else(|| {
-        Problem::new(ProblemKind::NotFound, format!("there is no route '{}'", sanitize_text(name, 64)))
-    })
+/// The problem of a route that the store refuses: a name that is taken, or a field.
+fn refuse_route(error: Error, name: &str) -> Problem {
+    match error {
+        Error::Invalid(why) if why.field == "name" => {
+            Problem::new(ProblemKind::Conflict, why.to_string()).with_existing(name)
+        }
+        Error::Invalid(why) => invalid_definition(&why),
+        error => error.into(),
+    }
 }
 
-fn respond_with_route(found: &StoredRoute) -> Response {
-    ([(header::ETAG, build_etag(&found.version))], Json(Route::from(found))).into_response()
+async fn require_route(api: &Api, name: &str) -> Result<StoredRoute, Problem> {
+    find_route(&api.store, name).await?.ok_or_else(|| describe_missing_route(name))
+}
+
+/// Which of the tags that routes name a site has.
+async fn index_tags(api: &Api, routes: &[StoredRoute]) -> Result<TagIndex, Problem> {
+    let readable = routes.iter().filter_map(|route| route.definition.as_ref().ok());
+    Ok(read_tag_index_of_routes(&api.store, readable).await?)
+}
+
+async fn describe_route(api: &Api, found: &StoredRoute) -> Result<Route, Problem> {
+    Ok(Route::new(found, &index_tags(api, std::slice::from_ref(found)).await?))
+}
+
+async fn respond_with_route(api: &Api, found: &StoredRoute) -> Result<Response, Problem> {
+    let body = Json(describe_route(api, found).await?);
+    Ok(([(header::ETAG, build_etag(&found.version))], body).into_response())
 }
 
 fn describe_changed_route(name: &str) -> Problem {

@@ -44,7 +44,7 @@ api_row! {
     #[schema(example = json!({
         "id": 4, "site_id": null, "site": null, "tag": "shop", "all": false, "from": "2026-12-01T22:00:00.000000Z",
         "to": "2026-12-02T02:00:00.000000Z", "reason": "the provider works on it", "created_by": "ada", "state": "now",
-        "version": "1042"
+        "warnings": [], "version": "1042"
     }))]
     Silence from StoredSilence {
         /// Id of the silence.
@@ -69,6 +69,8 @@ api_row! {
         created_by: String,
         /// `planned`, `now` or `over`.
         state: String,
+        /// What may be a mistake and is allowed: a tag that no site has.
+        warnings: Vec<String>,
         /// Version, which each change replaces; also the `ETag`.
         version: String,
     }

@@ -1,68 +1,34 @@
-//! Channels, routes, silences, acknowledgements and notifications.
+//! Messages to channels, their ledger, tests of channels, and acknowledgements.
 
 use std::time::Duration;
 
 use picket_harness::eventually;
-use picket_store::{api_tokens::Scope, lanes};
+use picket_store::lanes;
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::support::{Answer, TEST_TIMEOUT, TestApi, send};
-
-const HOOK: &str = "https://hooks.example.com/picket";
-
-/// A client of the API with a token.
-struct Client<'a> {
-    api: &'a TestApi,
-    token: String,
-}
-
-impl Client<'_> {
-    async fn write(&self, method: Method, path: &str, body: Value) -> Answer {
-        self.api.send_json(method, &format!("/api/v1{path}"), Some(&self.token), &body).await
-    }
-
-    async fn get(&self, path: &str) -> Answer {
-        self.api.get(&format!("/api/v1{path}"), Some(&self.token)).await
-    }
-
-    async fn call(&self, method: Method, path: &str) -> Answer {
-        send(self.api.request(method, &format!("/api/v1{path}"), Some(&self.token))).await
-    }
-
-    async fn add_channel(&self, name: &str) {
-        let body = json!({"name": name, "kind": "webhook", "settings": {"url": HOOK}});
-        let added = self.write(Method::POST, "/channels", body).await;
-        assert_eq!(added.status, 201, "{added:?}");
-    }
-
-    async fn add_route(&self, body: Value) {
-        let added = self.write(Method::POST, "/routes", body).await;
-        assert_eq!(added.status, 201, "{added:?}");
-    }
-}
-
-async fn admin(api: &TestApi) -> Client<'_> {
-    Client { api, token: api.create_admin_token().await }
-}
-
-async fn limited<'a>(api: &'a TestApi, tag: &str) -> Client<'a> {
-    let scopes = [Scope::Read, Scope::Write];
-    Client { api, token: api.create_token(&scopes, Some(&[tag])).await }
-}
+use crate::{
+    client::{admin, limited},
+    support::{TEST_TIMEOUT, TestApi},
+};
 
 /// Opens an incident of the site and plans its notices. Returns its id.
 pub(crate) async fn open_incident(api: &TestApi, site: i64) -> i64 {
-    let id = sqlx::query_scalar(
+    let id = open_unplanned_incident(api, site).await;
+    lanes::plan_notices(&api.store).await.unwrap();
+    id
+}
+
+/// Opens an incident of the site. Returns its id.
+pub(crate) async fn open_unplanned_incident(api: &TestApi, site: i64) -> i64 {
+    sqlx::query_scalar(
         "INSERT INTO picket.incidents (site_id, opened_at, first_failure_at, cause, message, regions)
          VALUES ($1, now(), now(), 'timeout', 'no answer', '{eu}') RETURNING incident_id",
     )
     .bind(site)
     .fetch_one(&api.pool)
     .await
-    .unwrap();
-    lanes::plan_notices(&api.store).await.unwrap();
-    id
+    .unwrap()
 }
 
 /// Ends what waits for all channels as one failed notification of each, with an attempt.
@@ -79,73 +45,6 @@ pub(crate) async fn fail_notifications(api: &TestApi) {
     .execute(&api.pool)
     .await
     .unwrap();
-}
-
-#[tokio::test]
-async fn a_channel_is_added_changed_paused_and_removed() {
-    let api = TestApi::start().await;
-    let client = admin(&api).await;
-    let secret = json!({"name": "ops", "kind": "slack", "settings": {"url": {"secret": "slack-ops"}}});
-
-    let added = client.write(Method::POST, "/channels", secret.clone()).await;
-    assert_eq!((added.status.as_u16(), added.header("location")), (201, "/api/v1/channels/ops"), "{added:?}");
-    let channel = added.json();
-    assert_eq!((&channel["state"], &channel["settings"]), (&json!("new"), &secret["settings"]), "{channel}");
-    let twice = client.write(Method::POST, "/channels", secret).await;
-    twice.expect_problem(409);
-    assert_eq!(twice.json()["existing"], "ops");
-
-    let changed = client.write(Method::PATCH, "/channels/ops", json!({"enabled": false, "pace": "2s"})).await;
-    assert_eq!(
-        (&changed.json()["state"], &changed.json()["pace"]),
-        (&json!("paused"), &json!("2s")),
-        "{changed:?}"
-    );
-    assert_eq!(changed.json()["settings"], channel["settings"]);
-    let stale = api.request(Method::PUT, "/api/v1/channels/ops", Some(&client.token));
-    let stale = stale.header("if-match", added.header("etag")).header("content-type", "application/json");
-    send(stale.body(r#"{"kind": "webhook"}"#)).await.expect_problem(412);
-    let renamed = client.write(Method::PATCH, "/channels/ops", json!({"name": "other"})).await;
-    assert!(renamed.expect_problem(422).contains("keeps its name"), "{renamed:?}");
-    let replaced = client
-        .write(Method::PUT, "/channels/ops", json!({"kind": "webhook", "settings": {"url": HOOK}}))
-        .await;
-    assert_eq!(
-        (&replaced.json()["enabled"], &replaced.json()["pace"]),
-        (&json!(true), &json!(null)),
-        "{replaced:?}"
-    );
-
-    client.add_route(json!({"channels": ["ops"]})).await;
-    let refused = client.call(Method::DELETE, "/channels/ops").await;
-    assert!(refused.expect_problem(409).contains("all-to-ops"), "{refused:?}");
-    assert_eq!(client.call(Method::DELETE, "/routes/all-to-ops").await.status, 204);
-    assert_eq!(client.call(Method::DELETE, "/channels/ops").await.status, 204);
-    client.get("/channels/ops").await.expect_problem(404);
-    assert_eq!(client.get("/channels").await.json()["items"], json!([]));
-}
-
-#[tokio::test]
-async fn a_credential_in_the_settings_of_a_channel_is_refused_and_not_repeated() {
-    let api = TestApi::start().await;
-    let client = admin(&api).await;
-
-    for (body, pointer) in [
-        (json!({"name": "bot", "kind": "telegram", "settings": {"token": "hunter2"}}), "/settings/token"),
-        (
-            json!({"name": "bot", "kind": "webhook", "settings": {"headers": {"Authorization": "hunter2"}}}),
-            "/settings/headers/Authorization",
-        ),
-        (json!({"name": "bot", "kind": "telegram", "token": {"secret": "hunter2"}}), "/token"),
-        (json!({"name": "bot", "kind": "slak"}), "/kind"),
-        (json!({"kind": "slack"}), "/name"),
-    ] {
-        let refused = client.write(Method::POST, "/channels", body).await;
-        refused.expect_problem(422);
-        assert!(!refused.text.contains("hunter2"), "{refused:?}");
-        assert_eq!(refused.json()["errors"][0]["pointer"], pointer, "{refused:?}");
-    }
-    assert_eq!(client.get("/channels").await.json()["items"], json!([]));
 }
 
 #[tokio::test]
@@ -188,136 +87,6 @@ async fn a_test_message_is_refused_without_a_notifier_and_answered_with_what_the
         (&notification["purpose"], &notification["state"]),
         (&json!("test"), &json!("superseded")),
         "{notification}"
-    );
-}
-
-#[tokio::test]
-async fn a_route_is_added_in_its_place_renamed_and_refused_if_it_names_what_there_is_not() {
-    let api = TestApi::start().await;
-    let client = admin(&api).await;
-    client.add_channel("ops").await;
-    client.add_route(json!({"channels": ["ops"], "tags": ["shop"]})).await;
-    client.add_route(json!({"name": "last", "channels": ["ops"], "fallback": true})).await;
-    let unknown = client.write(Method::POST, "/routes", json!({"channels": ["phone"]})).await;
-    assert!(unknown.expect_problem(422).contains("ops"), "{unknown:?}");
-    assert_eq!(unknown.json()["errors"][0]["pointer"], "/channels");
-    let twice = client.write(Method::POST, "/routes", json!({"name": "last", "channels": ["ops"]})).await;
-    twice.expect_problem(409);
-
-    let listed = client.get("/routes").await.json();
-    let names: Vec<_> = listed["items"].as_array().unwrap().iter().map(|route| &route["name"]).collect();
-    assert_eq!(names, ["shop-to-ops", "last"]);
-    assert_eq!((&listed["items"][1]["position"], &listed["items"][1]["remind"]), (&json!(1), &json!("1h")));
-    let renamed =
-        client.write(Method::PATCH, "/routes/last", json!({"name": "rest", "remind": "never"})).await;
-    assert_eq!(
-        (&renamed.json()["name"], &renamed.json()["position"]),
-        (&json!("rest"), &json!(1)),
-        "{renamed:?}"
-    );
-    let replaced =
-        client.write(Method::PUT, "/routes/rest", json!({"channels": ["ops"], "wait": "30s"})).await;
-    let (route, position) = (replaced.json(), json!(1));
-    assert_eq!(
-        (&route["name"], &route["position"], &route["remind"]),
-        (&json!("rest"), &position, &json!("1h")),
-        "{route}"
-    );
-    client.get("/routes/last").await.expect_problem(404);
-    let taken = client.write(Method::PATCH, "/routes/rest", json!({"name": "shop-to-ops"})).await;
-    taken.expect_problem(409);
-}
-
-#[tokio::test]
-async fn the_channels_of_a_site_are_those_of_its_routes_and_a_limited_token_asks_about_its_sites_only() {
-    let api = TestApi::start().await;
-    let client = admin(&api).await;
-    let (own, foreign) = (
-        api.add_site("https://own.example/", &["shop"]).await,
-        api.add_site("https://b.example/", &["blog"]).await,
-    );
-    client.add_channel("ops").await;
-    client.add_channel("phone").await;
-    let escalate = json!([{"after": "15m", "channels": ["phone"]}]);
-    client.add_route(json!({"tags": ["shop"], "channels": ["ops"], "escalate": escalate})).await;
-
-    let all = client.get("/reach").await.json();
-    assert_eq!(
-        (&all["sites"], &all["unreached"], &all["routes"]),
-        (&json!(2), &json!(1), &json!(1)),
-        "{all}"
-    );
-    let one = client.get(&format!("/reach?site={own}")).await.json();
-    assert_eq!(one["items"][0]["channels"], json!(["ops"]), "{one}");
-    assert_eq!(one["items"][0]["escalation_channels"], json!(["phone"]));
-    let reader = limited(&api, "shop").await;
-    let seen = reader.get("/reach").await.json();
-    assert_eq!((&seen["unreached"], seen["items"].as_array().unwrap().len()), (&json!(0), 1), "{seen}");
-    reader.get(&format!("/reach?site={foreign}")).await.expect_problem(404);
-    reader.get("/reach?tag=blog").await.expect_problem(403);
-    reader.get("/routes").await.expect_problem(403);
-    let channels = reader.get("/channels").await.json();
-    assert_eq!(
-        (&channels["items"][0]["name"], &channels["items"][0]["settings"]),
-        (&json!("ops"), &json!(null))
-    );
-}
-
-#[tokio::test]
-async fn a_silence_is_added_extended_ended_and_a_limited_token_silences_only_its_sites() {
-    let api = TestApi::start().await;
-    let client = admin(&api).await;
-    let own = api.add_site("https://own.example/", &["shop"]).await;
-    let foreign = api.add_site("https://b.example/", &["blog"]).await;
-    let hours = async |hours: u64| {
-        api.store.read_clock().await.unwrap().saturating_add(Duration::from_secs(hours * 3_600))
-    };
-    let to = hours(2).await;
-
-    let added =
-        client.write(Method::POST, "/silences", json!({"site_id": own, "to": to, "reason": "moving"})).await;
-    assert_eq!((added.status.as_u16(), &added.json()["state"]), (201, &json!("now")), "{added:?}");
-    assert!(added.json()["created_by"].as_str().unwrap().starts_with("test "), "{added:?}");
-    let path = added.header("location").strip_prefix("/api/v1").unwrap().to_owned();
-    let later = hours(3).await;
-    let moved = client.write(Method::PATCH, &path, json!({"to": later})).await;
-    assert_eq!(
-        (&moved.json()["to"], &moved.json()["reason"]),
-        (&json!(later), &json!("moving")),
-        "{moved:?}"
-    );
-    let ended = client.call(Method::POST, &format!("{path}/end")).await;
-    assert_eq!(ended.json()["state"], "over", "{ended:?}");
-    assert_eq!(client.get("/silences").await.json()["items"], json!([]));
-    assert_eq!(client.get("/silences?all=true").await.json()["items"].as_array().unwrap().len(), 1);
-    let planned = json!({"all": true, "from": later, "to": hours(4).await, "reason": "x"});
-    let planned = client.write(Method::POST, "/silences", planned).await;
-    let planned = planned.header("location").strip_prefix("/api/v1").unwrap().to_owned();
-    client.call(Method::POST, &format!("{planned}/end")).await.expect_problem(409);
-
-    for (target, status) in [
-        (json!({"to": to, "reason": "x"}), 422),
-        (json!({"site_id": own, "tag": "shop", "to": to, "reason": "x"}), 422),
-        (json!({"tag": "shop", "to": to, "reason": ""}), 422),
-        (json!({"tag": "shop", "to": "2020-01-01T00:00:00Z", "reason": "x"}), 422),
-        (json!({"site_id": 99, "to": to, "reason": "x"}), 404),
-    ] {
-        client.write(Method::POST, "/silences", target).await.expect_problem(status);
-    }
-    let writer = limited(&api, "shop").await;
-    for (target, status) in [
-        (json!({"all": true, "to": to, "reason": "x"}), 403),
-        (json!({"tag": "blog", "to": to, "reason": "x"}), 403),
-        (json!({"site_id": foreign, "to": to, "reason": "x"}), 404),
-    ] {
-        writer.write(Method::POST, "/silences", target).await.expect_problem(status);
-    }
-    writer.call(Method::DELETE, &planned).await.expect_problem(404);
-    let own = writer.write(Method::POST, "/silences", json!({"tag": "shop", "to": to, "reason": "x"})).await;
-    assert_eq!(own.status, 201, "{own:?}");
-    assert_eq!(
-        writer.call(Method::DELETE, own.header("location").strip_prefix("/api/v1").unwrap()).await.status,
-        204
     );
 }
 
@@ -465,61 +234,78 @@ async fn the_ledger_of_notifications_counts_what_failed_with_its_reason_and_find
 }
 
 #[tokio::test]
-async fn a_definition_has_channels_and_routes_which_only_an_administrator_applies() {
+async fn all_that_failed_on_a_channel_since_a_time_is_tried_again_once_and_not_by_a_limited_token() {
     let api = TestApi::start().await;
     let client = admin(&api).await;
-    let definition = json!({
-        "sites": [{"url": "https://a.example/", "tags": ["shop"]}],
-        "channels": {"ops": {"kind": "webhook", "url": HOOK}},
-        "routes": [{"channels": ["ops"], "tags": ["shop"]}],
-    });
-    let writer = Client { api: &api, token: api.create_token(&[Scope::Write], None).await };
-    let refused = writer.write(Method::PUT, "/sites", definition.clone()).await;
-    assert!(refused.expect_problem(403).contains("lacks the scope 'admin'"), "{refused:?}");
+    for channel in ["ops", "mail"] {
+        client.add_channel(channel).await;
+    }
+    client.add_route(json!({"channels": ["ops", "mail"]})).await;
+    let site = api.add_site("https://own.example/", &["shop"]).await;
+    open_incident(&api, site).await;
+    fail_notifications(&api).await;
+    let now = api.store.read_clock().await.unwrap();
+    let hour_ago = now.saturating_sub(Duration::from_secs(3_600));
+    let body = json!({"channel": "ops", "since": hour_ago});
 
-    let planned = client.write(Method::PUT, "/sites?dry_run=true", definition.clone()).await.json();
-    assert_eq!(
-        (&planned["channels"]["added"], &planned["unreached"]),
-        (&json!(["ops"]), &json!(0)),
-        "{planned}"
-    );
-    assert_eq!(client.get("/channels").await.json()["items"], json!([]));
-    let applied = client.write(Method::PUT, "/sites", definition.clone()).await.json();
-    assert_eq!(
-        (&applied["routes"]["added"], &applied["unreached"]),
-        (&json!(["shop-to-ops"]), &json!(0)),
-        "{applied}"
-    );
-    let again = client.write(Method::PUT, "/sites", definition).await.json();
-    assert_eq!(
-        (&again["channels"]["unchanged"], &again["routes"]["unchanged"]),
-        (&json!(1), &json!(1)),
-        "{again}"
-    );
-    let pruned = client
-        .write(Method::PUT, "/sites?prune=true", json!({"sites": [], "channels": {}, "routes": []}))
-        .await
-        .json();
-    assert_eq!(
-        (&pruned["channels"]["removed"], &pruned["routes"]["removed"]),
-        (&json!(["ops"]), &json!(["shop-to-ops"])),
-        "{pruned}"
-    );
+    let future = json!({"channel": "ops", "since": now.saturating_add(Duration::from_secs(3_600))});
+    let none = client.write(Method::POST, "/notifications/retry", future).await;
+    assert_eq!((none.status.as_u16(), none.json()), (200, json!({"retried": 0})), "{none:?}");
+    let retried = client.write(Method::POST, "/notifications/retry", body.clone()).await;
+    assert_eq!((retried.status.as_u16(), retried.json()), (200, json!({"retried": 1})), "{retried:?}");
+    let again = client.write(Method::POST, "/notifications/retry", body.clone()).await;
+    assert_eq!(again.json(), json!({"retried": 0}));
+    let states = client.get("/notifications?state=failed").await.json();
+    assert_eq!(states["items"][0]["channel"], "mail", "{states}");
 
-    let wrong = json!({
-        "sites": [],
-        "channels": {"ops": {"kind": "slak"}, "bot": {"kind": "telegram", "token": "hunter2"}, "no": 7},
-        "routes": [{"channels": ["ops"], "wait": "soon"}],
-    });
-    let refused = client.write(Method::PUT, "/sites", wrong).await;
-    refused.expect_problem(422);
-    assert!(!refused.text.contains("hunter2"), "{refused:?}");
-    let errors = refused.json()["errors"].clone();
-    let mut pointers: Vec<&str> =
-        errors.as_array().unwrap().iter().map(|error| error["pointer"].as_str().unwrap()).collect();
-    pointers.sort_unstable();
+    limited(&api, "shop").await.write(Method::POST, "/notifications/retry", body).await.expect_problem(403);
+    let unknown = json!({"channel": "none", "since": hour_ago});
+    client.write(Method::POST, "/notifications/retry", unknown).await.expect_problem(404);
+    client.write(Method::POST, "/notifications/retry", json!({"channel": "ops"})).await.expect_problem(422);
+}
+
+#[tokio::test]
+async fn the_rows_behind_a_number_of_the_ledger_are_listed_and_escalations_are_counted_apart() {
+    let api = TestApi::start().await;
+    let client = admin(&api).await;
+    client.add_channel("ops").await;
+    client.add_channel("boss").await;
+    let escalate = json!([{"after": "15m", "channels": ["boss"]}]);
+    client.add_route(json!({"channels": ["ops"], "escalate": escalate})).await;
+    let own = api.add_site("https://own.example/", &["shop"]).await;
+    let foreign = api.add_site("https://b.example/", &["blog"]).await;
+    open_incident(&api, own).await;
+    open_incident(&api, foreign).await;
+    sqlx::raw_sql(
+        "UPDATE picket.notices SET state = 'suppressed', ended_at = now(),
+             reason = CASE step WHEN 'event' THEN 'brief' ELSE 'acknowledged' END",
+    )
+    .execute(&api.pool)
+    .await
+    .unwrap();
+
+    let ledger = client.get("/notifications/ledger").await.json();
     assert_eq!(
-        pointers,
-        ["/channels/bot/settings/token", "/channels/no", "/channels/ops/kind", "/routes/0/wait"]
+        (
+            &ledger["channels"][0]["suppressed"],
+            &ledger["steps"][0]["suppressed"],
+            &ledger["steps"][0]["step"]
+        ),
+        (&json!(2), &json!(2), &json!("escalation")),
+        "{ledger}"
     );
+    let reasons: Vec<_> = ledger["reasons"].as_array().unwrap().iter().map(|row| &row["step"]).collect();
+    assert_eq!(reasons, ["escalation", "event"], "{ledger}");
+    let rows = client.get("/notifications/notices?channel=ops&state=suppressed&reason=brief").await.json();
+    assert_eq!((rows["items"].as_array().unwrap().len(), &rows["has_more"]), (2, &json!(false)), "{rows}");
+    let steps = client.get("/notifications/notices?step=escalation&limit=1").await.json();
+    assert_eq!(
+        (&steps["items"][0]["channel"], &steps["has_more"]),
+        (&json!("boss"), &json!(true)),
+        "{steps}"
+    );
+    let seen = limited(&api, "shop").await.get("/notifications/notices").await.json();
+    assert_eq!(seen["items"].as_array().unwrap().len(), 2, "{seen}");
+    assert!(!seen.to_string().contains("b.example"), "{seen}");
+    client.get("/notifications/notices?state=lost").await.expect_problem(422);
 }

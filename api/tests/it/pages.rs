@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use picket_harness::markup::{Element, parse_markup};
 use picket_store::api_tokens::Scope;
 use reqwest::{Method, StatusCode};
-use serde_json::json;
 
 use crate::support::{Answer, TestApi, send};
 
@@ -16,7 +15,7 @@ const SITE: i64 = 7;
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
                       form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-async fn start_fleet() -> TestApi {
+pub(crate) async fn start_fleet() -> TestApi {
     let api = TestApi::start().await;
     // Statements of one text are one transaction, in which there is no VACUUM.
     let sql = FLEET.replace("{sites}", "40").replace("{sample}", "10").replace("VACUUM ANALYZE;", "");
@@ -25,27 +24,27 @@ async fn start_fleet() -> TestApi {
 }
 
 /// Fetches a page and parses it.
-async fn open_page(api: &TestApi, path: &str, token: Option<&str>) -> Vec<Element> {
+pub(crate) async fn open_page(api: &TestApi, path: &str, token: Option<&str>) -> Vec<Element> {
     let answer = api.get(path, token).await;
     assert_eq!(answer.status, StatusCode::OK, "{path}: {}", answer.text);
     assert_eq!(answer.header("content-type"), "text/html; charset=utf-8", "{path}");
     parse_page(path, &answer)
 }
 
-fn parse_page(path: &str, answer: &Answer) -> Vec<Element> {
+pub(crate) fn parse_page(path: &str, answer: &Answer) -> Vec<Element> {
     assert_eq!(answer.header("content-security-policy"), POLICY, "{path}");
     assert_eq!(answer.header("cache-control"), "no-store", "{path}");
     parse_markup(&answer.text).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
 /// Addresses of this host that elements refer to, without fragments.
-fn list_links(elements: &[Element]) -> BTreeSet<String> {
+pub(crate) fn list_links(elements: &[Element]) -> BTreeSet<String> {
     let addresses = elements.iter().flat_map(|element| ["href", "src"].map(|name| element.attribute(name)));
     let local = addresses.flatten().filter(|address| address.starts_with('/'));
     local.map(|address| address.split('#').next().unwrap_or_default().to_owned()).collect()
 }
 
-fn text_of(elements: &[Element], name: &str) -> String {
+pub(crate) fn text_of(elements: &[Element], name: &str) -> String {
     elements
         .iter()
         .find(|element| element.name == name)
@@ -53,7 +52,7 @@ fn text_of(elements: &[Element], name: &str) -> String {
         .unwrap_or_default()
 }
 
-async fn post_form(api: &TestApi, path: &str, token: Option<&str>, body: &str) -> Answer {
+pub(crate) async fn post_form(api: &TestApi, path: &str, token: Option<&str>, body: &str) -> Answer {
     let request = api.request(Method::POST, path, token);
     send(request.header("content-type", "application/x-www-form-urlencoded").body(body.to_owned())).await
 }
@@ -254,87 +253,6 @@ async fn list_of_sites_is_filtered_and_sorted_and_its_pages_follow_each_other() 
 }
 
 #[tokio::test]
-async fn sites_are_added_paused_and_removed_by_forms() {
-    let api = TestApi::start().await;
-    assert_eq!(text_of(&open_page(&api, "/", None).await, "h1"), "Welcome");
-    let added =
-        post_form(&api, "/sites/new", None, "url=https%3A%2F%2Fexample.com&interval=30s&tags=a").await;
-    assert_eq!(added.status, StatusCode::SEE_OTHER, "{}", added.text);
-    let site = added.header("location").to_owned();
-    let page = api.get(&site, None).await;
-    assert!(page.text.contains("Just added"), "{}", page.text);
-
-    let refused = post_form(&api, "/sites/new", None, "url=https%3A%2F%2Fexample.com&interval=soon").await;
-    assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
-    assert!(refused.text.contains("soon"), "{}", refused.text);
-
-    let marked = find_marked_site(&api, &site).await;
-    let paused = post_form(&api, "/sites/bulk", None, &format!("site={marked}&back=site&action=pause")).await;
-    assert_eq!((paused.status, paused.header("location")), (StatusCode::SEE_OTHER, site.as_str()));
-    assert!(api.get(&site, None).await.text.contains("Resume"));
-
-    let marked = find_marked_site(&api, "/sites").await;
-    let removal = format!("site={marked}&action=remove");
-    assert_eq!(post_form(&api, "/sites/bulk", None, &removal).await.status, StatusCode::SEE_OTHER);
-    assert_eq!(api.get(&site, None).await.status, StatusCode::NOT_FOUND);
-}
-
-/// Value of the first site on a page that an action would change.
-async fn find_marked_site(api: &TestApi, path: &str) -> String {
-    let elements = open_page(api, path, None).await;
-    let field = elements.iter().find(|element| element.attribute("name") == Some("site"));
-    field.and_then(|field| field.attribute("value")).unwrap().to_owned()
-}
-
-#[tokio::test]
-async fn an_action_on_sites_that_were_changed_meanwhile_names_them_and_does_nothing() {
-    let api = TestApi::start().await;
-    let (first, other) =
-        (api.add_site("https://a.example/", &[]).await, api.add_site("https://b.example/", &[]).await);
-    let elements = open_page(&api, "/sites", None).await;
-    let marked: Vec<String> = elements
-        .iter()
-        .filter(|element| element.attribute("name") == Some("site"))
-        .map(|element| format!("site={}&", element.attribute("value").unwrap()))
-        .collect();
-    assert_eq!(marked.len(), 2, "{marked:?}");
-    let changed = json!({"interval": "30s", "name": "shop"});
-    let path = format!("/api/v1/sites/{first}");
-    assert_eq!(api.send_json(Method::PATCH, &path, None, &changed).await.status, StatusCode::OK);
-
-    for action in ["pause", "resume", "remove"] {
-        let body = format!("{}action={action}", marked.concat());
-        let refused = post_form(&api, "/sites/bulk", None, &body).await;
-        assert_eq!(refused.status, StatusCode::CONFLICT, "{}", refused.text);
-        parse_page("/sites/bulk", &refused);
-        assert!(refused.text.contains("the page was shown: shop."), "{}", refused.text);
-        assert!(!refused.text.contains("b.example"), "{}", refused.text);
-    }
-    let kept: Vec<(i64, bool)> = sqlx::query_as("SELECT id, enabled FROM picket.sites ORDER BY id")
-        .fetch_all(&api.pool)
-        .await
-        .unwrap();
-    assert_eq!(kept, [(first, true), (other, true)]);
-}
-
-#[tokio::test]
-async fn a_form_adds_no_site_with_tags_of_others() {
-    let api = TestApi::start().await;
-    let token = api.create_token(&[Scope::Read, Scope::Write], Some(&["shop"])).await;
-
-    for (tags, part) in
-        [("victim", "at least one of shop"), ("shop%2Cvictim", "victim"), ("", "at least one of shop")]
-    {
-        let body = format!("url=https%3A%2F%2Fa.example&interval=30s&tags={tags}");
-        let refused = post_form(&api, "/sites/new", Some(&token), &body).await;
-        assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", refused.text);
-        assert!(refused.text.contains(part), "{}", refused.text);
-    }
-    let body = "url=https%3A%2F%2Fa.example&interval=30s&tags=shop";
-    assert_eq!(post_form(&api, "/sites/new", Some(&token), body).await.status, StatusCode::SEE_OTHER);
-}
-
-#[tokio::test]
 async fn wrong_input_of_a_page_is_refused_in_the_layout_of_pages() {
     let api = TestApi::start().await;
     let site = api.add_site("https://a.example/", &[]).await;
@@ -375,48 +293,6 @@ async fn wrong_input_of_a_page_is_refused_in_the_layout_of_pages() {
         text_of(&parse_page("/maintenance", &text), "h1"),
         "The body has another media type than allowed"
     );
-}
-
-#[tokio::test]
-async fn maintenance_is_added_and_removed_by_forms() {
-    let api = TestApi::start().await;
-    let site = api.add_site("https://example.com", &["shop"]).await;
-    let body = format!("site={site}&tag=&from=now&to=%2B2h");
-    assert_eq!(post_form(&api, "/maintenance", None, &body).await.status, StatusCode::SEE_OTHER);
-    let elements = open_page(&api, "/maintenance", None).await;
-    let removal = elements
-        .iter()
-        .filter_map(|element| element.attribute("action"))
-        .find(|action| action.ends_with("/remove"));
-    let removal = removal.unwrap().to_owned();
-    assert_eq!(post_form(&api, &removal, None, "").await.status, StatusCode::SEE_OTHER);
-    let refused = post_form(&api, "/maintenance", None, "tag=shop&from=tomorrow").await;
-    assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
-    assert!(refused.text.contains("tomorrow"), "{}", refused.text);
-}
-
-#[tokio::test]
-async fn a_reader_without_rights_sees_why_and_changes_nothing() {
-    let api = start_fleet().await;
-    let reader = api.create_token(&[Scope::Read], Some(&["customer-7"])).await;
-    let locked = api.get("/", None).await;
-    assert!(matches!(locked.status, StatusCode::UNAUTHORIZED | StatusCode::SEE_OTHER), "{}", locked.status);
-
-    open_page(&api, "/", Some(&reader)).await;
-    let sites = open_page(&api, "/sites", Some(&reader)).await;
-    let links: Vec<String> =
-        list_links(&sites).into_iter().filter(|link| link.starts_with("/sites/")).collect();
-    assert_eq!(links, ["/sites/7"]);
-    assert_eq!(api.get("/sites/8", Some(&reader)).await.status, StatusCode::NOT_FOUND);
-    for (path, body) in [
-        ("/sites/bulk", "site=7:1&action=remove"),
-        ("/sites/new", "url=http%3A%2F%2Fx"),
-        ("/maintenance", "tag=a"),
-    ] {
-        assert_eq!(post_form(&api, path, Some(&reader), body).await.status, StatusCode::FORBIDDEN, "{path}");
-    }
-    open_page(&api, "/ledger", Some(&reader)).await;
-    open_page(&api, "/sites/7", Some(&reader)).await;
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ use picket_proto::{
 use serde::{Deserialize, Serialize};
 use serde_saphyr::Spanned;
 
+pub(super) use self::explain::FieldLines;
 use crate::error::Error;
 
 #[derive(Deserialize)]
@@ -77,7 +78,7 @@ pub(super) fn parse_sites_file(
             Err(why) => refusals.push((region.referenced.line(), format!(": {why}"))),
         }
     }
-    let field_lines = LazyCell::new(|| explain::FieldLines::parse(text));
+    let field_lines = LazyCell::new(|| FieldLines::parse(text));
     let mut lines = Vec::new();
     for (position, entry) in typed.sites.into_iter().flatten().enumerate() {
         let line = entry.referenced.line();

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use clap::{ArgMatches, Args};
+use picket_proto::validation::sanitize_text;
 use picket_runtime::options::DurationArg;
 use picket_store::{
     Store,
     channel_tests::{self, TestProgress, TestRequest},
-    notifications::count_notifiers,
+    notifications::read_notifier_presence,
 };
 use serde::Serialize;
 use tokio::time::Instant;
@@ -54,10 +55,8 @@ pub(super) async fn test_channel(options: TestChannelOptions, matches: &ArgMatch
     if channel_is_missing(&store, name).await? {
         return Err(super::unknown_channel(&store, name).await);
     }
-    if count_notifiers(&store).await? == 0 {
-        return Err(Error::Unreachable(
-            "no notifier runs, so nothing is sent; start picket-notifier, or 'picket up'".to_owned(),
-        ));
+    if let Some(absence) = read_notifier_presence(&store, None).await?.describe_absence() {
+        return Err(Error::Unreachable(format!("{name}: nothing was sent: {absence}")));
     }
     let id = match channel_tests::request_test(&store, name).await? {
         TestRequest::Requested(id) => id,
@@ -75,13 +74,13 @@ pub(super) async fn test_channel(options: TestChannelOptions, matches: &ArgMatch
         return Err(Error::Unreachable(describe_timeout(&progress, name, options.timeout)));
     }
     explain_failure(&store, name, &mut progress).await?;
-    let was_delivered = progress.outcome.as_deref().unwrap_or(&progress.state) == "delivered";
+    let was_delivered = progress.was_delivered();
     match options.output.output {
         OutputFormat::Json => {
             let report = TestReport { channel: name, notification_id: id.to_string(), progress: &progress };
             print_data(&to_pretty_json(&[report]))?;
         }
-        OutputFormat::Table => print_coloured(&describe_end(&progress, name, was_delivered))?,
+        OutputFormat::Table => print_coloured(&describe_end(&progress, name))?,
     }
     Ok(if was_delivered { 0 } else { EXIT_NEGATIVE })
 }
@@ -135,19 +134,77 @@ fn describe_timeout(progress: &TestProgress, name: &str, limit: DurationArg) -> 
     }
 }
 
-fn describe_end(progress: &TestProgress, name: &str, was_delivered: bool) -> String {
+/// What was sent, what came back, and how long it took.
+fn describe_end(progress: &TestProgress, name: &str) -> String {
+    let was_delivered = progress.was_delivered();
     let verdict = match was_delivered {
         true => colour_by_status("up", "delivered".to_owned()),
         false => colour_by_status("down", "not delivered".to_owned()),
     };
-    let time = progress.duration_ms.map_or_else(String::new, |ms| format!(" in {ms} ms"));
-    let status = progress.status.map_or_else(String::new, |status| format!(" {status}"));
-    let reason = progress.reason.clone().unwrap_or_default();
-    let answer = progress.message.clone().filter(|message| !message.is_empty()).unwrap_or(reason);
-    let answer = picket_proto::validation::sanitize_text(&answer, 500);
-    let next = match progress.outcome.as_deref() {
-        Some("retry") => "\na notification would be tried again later; this test is not",
-        _ => "",
+    let time = match progress.duration_ms {
+        Some(ms) if was_delivered => format!(" in {ms} ms"),
+        Some(ms) => format!(" after {ms} ms"),
+        None => String::new(),
     };
-    format!("{name}: {verdict}{time}:{status} {answer}{next}\n")
+    let sent = match &progress.title {
+        Some(title) => sanitize_text(title, 300),
+        None if progress.started_at.is_some() => "a message marked TEST".to_owned(),
+        None => "nothing".to_owned(),
+    };
+    let (source, answer) = progress.describe_answer();
+    let next = match progress.outcome.as_deref() {
+        Some("retry") => "  next      an alert would be tried again later; this test is not\n".to_owned(),
+        _ if !was_delivered => format!("  next      picket channel show {name}\n"),
+        _ => String::new(),
+    };
+    format!("{name}: {verdict}{time}\n  sent      {sent}\n  {source:<9} {answer}\n{next}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_test_says_what_was_sent_what_came_back_and_how_long_it_took() {
+        let at = picket_store::DbTimestamp("2026-11-20T12:00:00Z".parse().unwrap());
+        let mut progress = TestProgress {
+            state: "delivered".to_owned(),
+            reason: None,
+            title: Some("TEST of channel ops: nothing is wrong".to_owned()),
+            requested_at: at,
+            started_at: Some(at),
+            ended_at: Some(at),
+            outcome: Some("delivered".to_owned()),
+            status: Some(200),
+            message: Some("ok".to_owned()),
+            duration_ms: Some(80),
+        };
+        assert_eq!(
+            describe_end(&progress, "ops"),
+            "ops: delivered in 80 ms\n  sent      TEST of channel ops: nothing is wrong\n  receiver  200 ok\n"
+        );
+        (progress.outcome, progress.status) = (Some("retry".to_owned()), None);
+        progress.message = Some("connection refused".to_owned());
+        assert_eq!(
+            describe_end(&progress, "ops"),
+            "ops: not delivered after 80 ms\n  sent      TEST of channel ops: nothing is wrong\n  failure   connection \
+             refused\n  next      an alert would be tried again later; this test is not\n"
+        );
+        let unsent = TestProgress {
+            state: "failed".to_owned(),
+            reason: Some("problem".to_owned()),
+            title: None,
+            started_at: None,
+            ended_at: None,
+            outcome: None,
+            message: Some("the secret 'slack-ops' is not in the file".to_owned()),
+            duration_ms: None,
+            ..progress
+        };
+        assert_eq!(
+            describe_end(&unsent, "ops"),
+            "ops: not delivered\n  sent      nothing\n  failure   the secret 'slack-ops' is not in the file\n  next      \
+             picket channel show ops\n"
+        );
+    }
 }

@@ -5,14 +5,15 @@ use picket_store::{
     DbTimestamp, Store,
     acknowledgements::{self, Acknowledgement},
     incident_pages::{self, IncidentEvidence},
-    notifications::{self, ListedNotice, NoticesOf},
+    notifications::{self, ListedNotice, NoticesOf, read_notifier_presence},
 };
 use serde::Serialize;
 
 use super::unknown_incident;
 use crate::{
     error::Error,
-    notification::notice_table,
+    notification::{NoticeColumns, notice_table},
+    notifier::warn_without_notifier,
     output::{
         OutputFormat, OutputOptions, TextTable, print_coloured, print_data, status_cell, text_cell,
         to_pretty_json,
@@ -55,8 +56,18 @@ pub(super) async fn show_incident(store: &Store, id: i64, output: OutputOptions)
             text_cell(vote.message.clone()),
         ]);
     }
-    let notices = notice_table(&details.notices, "no channel was to be told; see: picket route test");
-    print_coloured(&format!("{}\n{regions}\n{notices}", build_summary(&details)))
+    let notifiers = read_notifier_presence(store, Some(id)).await?;
+    let empty = match notifiers.undecided {
+        0 => "no route names a channel for this incident; see: picket route test",
+        _ => "it is not decided yet who is told of this incident: a notifier decides it",
+    };
+    let notices = notice_table(&details.notices, NoticeColumns::OfIncident, empty);
+    print_coloured(&format!("{}\n{regions}\n{notices}", build_summary(&details)))?;
+    let is_pending = details.notices.iter().any(|notice| notice.state == "waiting");
+    match notifiers.undecided > 0 || is_pending {
+        true => warn_without_notifier(store).await,
+        false => Ok(()),
+    }
 }
 
 fn build_summary(details: &IncidentDetails) -> TextTable {

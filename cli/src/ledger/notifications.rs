@@ -1,16 +1,15 @@
 //! `picket ledger --notifications`: accounts for what each channel was to be told.
 
-use std::time::Duration;
-
-use picket_runtime::clock;
+use picket_runtime::{clock, options::DurationArg};
 use picket_store::{
     Store,
-    notifications::{self, LedgerEntry, LedgerReason, LedgerSum, NotificationLedger},
+    notifications::{self, LedgerEntry, LedgerReason, LedgerStep, LedgerSum, NotificationLedger},
 };
 
 use super::format_time;
 use crate::{
     error::{EXIT_NEGATIVE, Error},
+    notifier::warn_without_notifier,
     output::{OutputFormat, OutputOptions, TextTable, print_coloured, print_data, text_cell, to_pretty_json},
 };
 
@@ -18,9 +17,13 @@ use crate::{
 const MAX_LISTED_ROWS: i64 = 20;
 
 /// Prints the ledger of notifications. The exit code is 1 if a notice is unaccounted for.
-pub(super) async fn print_ledger(store: &Store, since: Duration, output: OutputOptions) -> Result<u8, Error> {
+pub(super) async fn print_ledger(
+    store: &Store,
+    since: DurationArg,
+    output: OutputOptions,
+) -> Result<u8, Error> {
     let now = clock::wall_clock_now();
-    let from = now.saturating_sub(since);
+    let from = now.saturating_sub(since.0);
     let ledger = notifications::read_notification_ledger(store, from, now, MAX_LISTED_ROWS).await?;
     let unaccounted = ledger.unaccounted_total();
     let code = if unaccounted == 0 { 0 } else { EXIT_NEGATIVE };
@@ -42,14 +45,19 @@ pub(super) async fn print_ledger(store: &Store, since: Duration, output: OutputO
         format_time(now),
         if unaccounted == 0 { "accounted for" } else { "UNACCOUNTED FOR" }
     );
-    let details = describe_details(&ledger);
-    print_coloured(&format!("{}{details}{missing}\n{verdict}\n", sum_table(&ledger.channels)))?;
+    let steps = match ledger.steps.is_empty() {
+        true => String::new(),
+        false => format!("\nBeside these events, while they lasted:\n{}\n", step_table(&ledger.steps)),
+    };
+    let details = describe_details(&ledger, since);
+    print_coloured(&format!("{}{steps}{details}{missing}\n{verdict}\n", sum_table(&ledger.channels)))?;
+    warn_without_notifier(store).await?;
     Ok(code)
 }
 
 fn sum_table(sums: &[LedgerSum]) -> TextTable {
     let columns = ["CHANNEL", "EXPECTED", "DELIVERED", "SUPPRESSED", "FAILED", "WAITING", "UNACCOUNTED"];
-    let mut listing = TextTable::new(columns, "no channel was to be told of anything in that period")
+    let mut listing = TextTable::new(columns, "no event was to be told to a channel in that period")
         .align_right([1, 2, 3, 4, 5, 6]);
     for sum in sums {
         let counts = [sum.expected, sum.delivered, sum.suppressed, sum.failed, sum.waiting, sum.unaccounted];
@@ -58,11 +66,33 @@ fn sum_table(sums: &[LedgerSum]) -> TextTable {
     listing
 }
 
-fn describe_details(ledger: &NotificationLedger) -> String {
+fn step_table(steps: &[LedgerStep]) -> TextTable {
+    let columns = ["CHANNEL", "STEP", "DELIVERED", "SUPPRESSED", "FAILED", "WAITING"];
+    let mut listing = TextTable::new(columns, "").align_right([2, 3, 4, 5]);
+    for step in steps {
+        let counts = [step.delivered, step.suppressed, step.failed, step.waiting];
+        listing.add_cells(
+            [text_cell(&step.channel), text_cell(&step.step)].into_iter().chain(counts.map(text_cell)),
+        );
+    }
+    listing
+}
+
+fn describe_details(ledger: &NotificationLedger, since: DurationArg) -> String {
     let mut text = String::new();
-    for LedgerReason { channel, state, reason, notices } in &ledger.reasons {
-        text +=
-            &picket_proto::safe_text::sanitize_lines(&format!("{channel}: {notices} {state}, {reason}\n"));
+    for LedgerReason { channel, step, state, reason, notices } in &ledger.reasons {
+        let step = match step.as_str() {
+            "event" => String::new(),
+            step => format!(" ({step})"),
+        };
+        text += &picket_proto::safe_text::sanitize_lines(&format!(
+            "{channel}: {notices} {state}, {reason}{step}\n"
+        ));
+    }
+    if !ledger.channels.is_empty() {
+        text += &format!(
+            "each of them: picket notification notices --since {since} --channel NAME --state STATE\n"
+        );
     }
     if ledger.untold > 0 {
         text += &format!("no route told a channel of {} events; see: picket route test\n", ledger.untold);

@@ -7,7 +7,7 @@ use picket_store::{
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::unknown_notification;
+use super::{NoticeColumns, notice_table, unknown_notification};
 use crate::{
     error::Error,
     output::{
@@ -60,7 +60,10 @@ pub(super) async fn show_notification(store: &Store, id: Uuid, output: OutputOpt
     add("next attempt", format_timestamp(row.next_attempt_at.map(Into::into)));
     let notices = match row.purpose.as_str() {
         "test" => String::new(),
-        _ => format!("\n{}", notice_table(&details.notices, "it tells of nothing any more")),
+        _ => format!(
+            "\n{}",
+            notice_table(&details.notices, NoticeColumns::OfNotification, "it tells of nothing any more")
+        ),
     };
     print_coloured(&format!("{lines}\n{}{notices}", attempt_table(&details.deliveries)))
 }
@@ -77,31 +80,6 @@ fn attempt_table(attempts: &[ListedAttempt]) -> TextTable {
             text_cell(attempt.status.map(i64::from)),
             text_cell(attempt.message.clone()),
             text_cell(&attempt.notifier),
-        ]);
-    }
-    listing
-}
-
-/// What channels were or are to be told.
-pub(crate) fn notice_table(notices: &[ListedNotice], empty: &'static str) -> TextTable {
-    let columns =
-        ["RECORDED", "EVENT", "SITE", "CHANNEL", "STEP", "STATE", "REASON", "ENDED", "NOTIFICATION"];
-    let mut listing = TextTable::new(columns, empty);
-    for notice in notices {
-        let step = match (notice.step.as_str(), notice.number) {
-            ("event", _) => "-".to_owned(),
-            (step, number) => format!("{step} {number}"),
-        };
-        listing.add_row([
-            text_cell(format_timestamp(Some(notice.recorded_at.into()))),
-            text_cell(&notice.event),
-            text_cell(notice.site.clone()),
-            text_cell(&notice.channel),
-            text_cell(step),
-            status_cell(&notice.state),
-            text_cell(notice.reason.clone()),
-            text_cell(format_timestamp(notice.ended_at.map(Into::into))),
-            text_cell(notice.notification_id.clone()),
         ]);
     }
     listing

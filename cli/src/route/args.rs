@@ -6,15 +6,10 @@ use picket_proto::{
     route::{EscalationFields, HoursFields, RouteFields, SpanFields},
 };
 
-/// Fields of a route.
+/// Fields of a route, without its name and its channels. A given option replaces the value of its
+/// field.
 #[derive(Args, Clone, Debug)]
 pub(super) struct RouteArgs {
-    /// Name of the route [default: made of its tags and channels]
-    #[arg(long, value_name = "NAME")]
-    name: Option<String>,
-    /// Channel to tell; may be repeated
-    #[arg(long = "channel", value_name = "CHANNEL", required = true)]
-    channels: Vec<String>,
     /// Only sites with this tag; may be repeated for any of several
     #[arg(long = "tag", value_name = "TAG", help_heading = "What is told")]
     tags: Vec<String>,
@@ -72,28 +67,45 @@ pub(super) struct RouteArgs {
 }
 
 impl RouteArgs {
-    pub(super) fn into_fields(self) -> Result<RouteFields, ValidationError> {
-        let escalate = self.escalate.iter().map(|text| parse_step(text)).collect::<Result<_, _>>()?;
-        let hours = self.active.iter().map(|text| parse_span(text)).collect::<Result<_, _>>()?;
-        Ok(RouteFields {
-            name: self.name,
-            tags: self.tags,
-            all_tags: self.all_tags,
-            sites: self.sites,
-            regions: self.regions,
-            min_regions: self.min_regions,
-            events: (!self.events.is_empty()).then_some(self.events),
-            channels: self.channels,
-            wait: self.wait,
-            delay: self.delay,
-            group_by: self.group_by,
-            remind: self.remind,
-            storm_after: self.storm_after,
-            escalate,
-            active: self.time_zone.map(|time_zone| HoursFields { time_zone, hours }),
-            fallback: self.fallback,
-            enabled: None,
-        })
+    /// Replaces the fields that are given.
+    ///
+    /// # Errors
+    /// If an escalation or an active span has another form.
+    pub(super) fn apply_to(&self, fields: &mut RouteFields) -> Result<(), ValidationError> {
+        for (given, field) in [
+            (&self.tags, &mut fields.tags),
+            (&self.all_tags, &mut fields.all_tags),
+            (&self.sites, &mut fields.sites),
+            (&self.regions, &mut fields.regions),
+        ] {
+            if !given.is_empty() {
+                field.clone_from(given);
+            }
+        }
+        if !self.events.is_empty() {
+            fields.events = Some(self.events.clone());
+        }
+        for (given, field) in [
+            (&self.wait, &mut fields.wait),
+            (&self.delay, &mut fields.delay),
+            (&self.group_by, &mut fields.group_by),
+            (&self.remind, &mut fields.remind),
+        ] {
+            if given.is_some() {
+                field.clone_from(given);
+            }
+        }
+        fields.min_regions = self.min_regions.or(fields.min_regions);
+        fields.storm_after = self.storm_after.or(fields.storm_after);
+        if !self.escalate.is_empty() {
+            fields.escalate = self.escalate.iter().map(|text| parse_step(text)).collect::<Result<_, _>>()?;
+        }
+        if let Some(time_zone) = self.time_zone.clone() {
+            let hours = self.active.iter().map(|text| parse_span(text)).collect::<Result<_, _>>()?;
+            fields.active = Some(HoursFields { time_zone, hours });
+        }
+        fields.fallback |= self.fallback;
+        Ok(())
     }
 }
 

@@ -1,13 +1,16 @@
 //! `picket route test`: whom incidents of sites reach.
 
 use clap::{ArgMatches, Args};
-use picket_store::routes::{self, ReachFilter, SiteReach};
+use picket_store::{
+    routes::{self, ReachFilter, SiteReach},
+    tags::read_tag_index,
+};
 
 use super::describe_reach;
 use crate::{
     connect::DatabaseArgs,
     error::Error,
-    output::{OutputFormat, OutputOptions, TextTable, print_coloured, status_cell, text_cell},
+    output::{OutputFormat, OutputOptions, TextTable, print_coloured, print_error, status_cell, text_cell},
     site::find_one_site,
 };
 
@@ -57,6 +60,11 @@ pub(super) async fn test_routes(options: TestRouteOptions, matches: &ArgMatches)
         0 => String::new(),
         hidden => format!("and {hidden} more: --all\n"),
     };
+    if let Some([tag]) = &tags
+        && let Some(warning) = read_tag_index(&store, [tag], true).await?.find_warning("tag", tag)
+    {
+        print_error(warning);
+    }
     let summary = match ids {
         Some(_) => String::new(),
         None => describe_reach(routes::count_reach(&store, filter.tags).await?),

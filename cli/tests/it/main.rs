@@ -9,6 +9,7 @@ mod assertions;
 mod notifications;
 mod reports;
 mod restore;
+mod routes;
 mod settings;
 mod site_secrets;
 mod sites;

@@ -1,9 +1,6 @@
 //! `picket channel`, `route`, `silence`, `incident`, `notification` and `ledger --notifications`.
 
-use std::{
-    fs,
-    process::{Command, Stdio},
-};
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use sqlx::PgPool;
@@ -13,22 +10,22 @@ use crate::{Picket, picket_command};
 impl Picket {
     /// Output of a run with exit code 1.
     #[track_caller]
-    fn run_negative(&self, arguments: &[&str]) -> String {
+    pub(crate) fn run_negative(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
     }
 
     #[track_caller]
-    fn run_json(&self, arguments: &[&str]) -> Value {
+    pub(crate) fn run_json(&self, arguments: &[&str]) -> Value {
         serde_json::from_str(&self.run_ok(&[arguments, &["--output", "json"]].concat())).unwrap()
     }
 
-    async fn pool(&self) -> PgPool {
+    pub(crate) async fn pool(&self) -> PgPool {
         PgPool::connect(&self.database_url).await.unwrap()
     }
 
-    fn add_ops(&self) {
+    pub(crate) fn add_ops(&self) {
         self.run_ok(&["channel", "add", "ops", "--kind", "slack", "--url", "secret:slack-ops"]);
     }
 
@@ -120,119 +117,6 @@ async fn a_credential_in_place_of_the_name_of_a_secret_is_refused_without_being_
 }
 
 #[tokio::test]
-async fn a_route_has_a_name_by_default_and_its_test_shows_the_channels_of_each_site() {
-    let picket = Picket::new().await;
-    picket.run_ok(&["site", "add", "https://shop.example/", "--tag", "shop"]);
-    picket.run_ok(&["site", "add", "https://blog.example/"]);
-    picket.add_ops();
-    picket.run_ok(&["channel", "add", "phone", "--kind", "webhook", "--url", "https://phone.example.com/"]);
-
-    let added = picket.run_ok(&[
-        "route",
-        "add",
-        "--tag",
-        "shop",
-        "--channel",
-        "ops",
-        "--escalate",
-        "15m=phone",
-        "--remind",
-        "never",
-        "--active",
-        "mon-fri 08:00-18:00",
-        "--time-zone",
-        "Europe/Berlin",
-        "--wait",
-        "30s",
-    ]);
-    assert!(added.contains("added route shop-to-ops: incident of tag shop to ops"), "{added}");
-    assert!(added.contains("incidents of 1 of 2 sites reach NOBODY"), "{added}");
-    let table = picket.run_ok(&["route", "list"]);
-    assert!(
-        table.contains(
-            "wait 30s; remind never; escalate 15m=phone; active mon-fri 08:00-18:00; Europe/Berlin"
-        ),
-        "{table}"
-    );
-    let tested = picket.run_json(&["route", "test"]);
-    assert_eq!(
-        (&tested[0]["channels"][0], &tested[0]["escalation_channels"][0]),
-        (&"ops".into(), &"phone".into())
-    );
-    assert_eq!(tested[1]["channels"], Value::Array(Vec::new()));
-    let unreached = picket.run_ok(&["route", "test", "--unreached"]);
-    assert!(unreached.contains("blog.example") && !unreached.contains("shop.example"), "{unreached}");
-    let one = picket.run_ok(&["route", "test", "https://shop.example/"]);
-    assert!(one.contains("shop-to-ops") && !one.contains("reach"), "{one}");
-
-    picket.run_ok(&["route", "add", "--fallback", "--channel", "ops"]);
-    assert!(picket.run_ok(&["route", "test"]).contains("incidents of all 2 sites reach a channel"));
-    for (arguments, part) in [
-        (
-            &["--channel", "none"][..],
-            "channels: 'none' is not allowed; allowed: the name of a channel: ops, phone",
-        ),
-        (&["--channel", "ops", "--site", "https://none.example/"], "sites: 'https://none.example/'"),
-        (&["--channel", "ops", "--region", "us"], "the name of a region: eu"),
-        (&["--channel", "ops", "--name", "shop-to-ops"], "no other route has"),
-        (&["--channel", "ops", "--escalate", "phone"], "15m=phone"),
-    ] {
-        let refusal = picket.run_rejected(&[&["route", "add"], arguments].concat());
-        assert!(refusal.contains(part), "{refusal}");
-    }
-    assert!(picket.run_rejected(&["route", "remove", "none"]).contains("shop-to-ops, fallback-to-ops"));
-}
-
-#[tokio::test]
-async fn channels_and_routes_of_a_file_are_planned_applied_exported_and_pruned() {
-    let picket = Picket::new().await;
-    let file = "\
-sites:
-  - {url: 'https://shop.example/', tags: [shop]}
-  - url: https://blog.example/
-channels:
-  ops: {kind: slack, url: {secret: slack-ops}}
-routes:
-  - {tags: [shop], channels: [ops]}
-";
-    fs::write(picket.dir().join("sites.yaml"), file).unwrap();
-
-    let dry = picket.run_ok(&["apply", "--dry-run"]);
-    for line in [
-        "+ channel ops\nchannels: 1 added, 0 changed, 0 removed, 0 unchanged\n",
-        "+ route shop-to-ops\nroutes: 1 added, 0 changed, 0 removed, 0 unchanged\n",
-        "incidents of 1 of 2 sites reach NOBODY",
-        "nothing was changed (--dry-run)\n",
-    ] {
-        assert!(dry.contains(line), "{dry}");
-    }
-    assert!(picket.run_ok(&["channel", "list"]).contains("no channels yet"));
-    picket.run_ok(&["apply"]);
-    let exported = picket.run_ok(&["export"]);
-    let again = picket.apply_yaml(&exported, &["--prune"]);
-    let again = String::from_utf8(again.stdout).unwrap();
-    assert!(again.contains("routes: 0 added, 0 changed, 0 removed, 1 unchanged"), "{again}{exported}");
-
-    // A file without a key leaves what it is about alone, even with --prune.
-    let sites = picket.apply_yaml("sites:\n  - url: https://blog.example/\n", &["--prune"]);
-    assert!(String::from_utf8(sites.stdout).unwrap().contains("- https://shop.example/"));
-    assert!(picket.run_ok(&["route", "list"]).contains("shop-to-ops"));
-    let changed = "channels:\n  ops: {kind: slack, url: {secret: slack-new}, pace: 2s}\nroutes:\n  - {channels: [ops]}\n";
-    let kept = String::from_utf8(picket.apply_yaml(changed, &[]).stdout).unwrap();
-    assert!(kept.contains("    url: secret:slack-ops → secret:slack-new\n"), "{kept}");
-    assert!(kept.contains("    pace: default → 2s\n") && !kept.contains("sites:"), "{kept}");
-    assert!(kept.contains("not in the file and kept (--prune removes): route shop-to-ops\n"), "{kept}");
-    let pruned = String::from_utf8(picket.apply_yaml(changed, &["--prune"]).stdout).unwrap();
-    assert!(pruned.contains("- route shop-to-ops\n"), "{pruned}");
-    assert!(picket.run_ok(&["site", "list"]).contains("blog.example"));
-
-    let refused = picket.apply_yaml("routes:\n  - {channels: [none]}\n", &[]);
-    assert_eq!(refused.status.code(), Some(2));
-    let why = String::from_utf8(refused.stderr).unwrap();
-    assert!(why.contains("channels: 'none'"), "{why}");
-}
-
-#[tokio::test]
 async fn silences_of_sites_tags_and_all_are_added_listed_and_removed() {
     let picket = Picket::new().await;
     picket.run_ok(&["site", "add", "https://shop.example/"]);
@@ -303,7 +187,8 @@ async fn the_ledger_of_notifications_ends_with_code_1_if_a_notice_is_missing_and
     assert!(ledger.contains("is accounted for.") && ledger.contains("ops"), "{ledger}");
     let status = picket.run_negative(&["status"]);
     assert!(
-        status.contains("notifications: 1 channel; no notifier runs; 1 waiting, the oldest since"),
+        status.contains("notifications: 1 channel; 1 waiting, the oldest since")
+            && status.contains("no notifier runs, so nobody is told of incidents"),
         "{status}"
     );
 
@@ -341,10 +226,13 @@ async fn a_failed_notification_is_listed_shown_and_tried_once_more() {
 
     let listed = picket.run_ok(&["notification", "list", "--channel", "ops", "--state", "failed"]);
     assert!(
-        listed.contains(id) && listed.contains("400 invalid_blocks") && listed.contains("DOWN shop"),
+        listed.contains("6c7d8e9fa0b1  ")
+            && listed.contains("failed, 1 attempt")
+            && listed.contains("400 invalid_blocks"),
         "{listed}"
     );
-    let shown = picket.run_ok(&["notification", "show", id]);
+    assert!(listed.contains("DOWN shop") && !listed.contains(id), "{listed}");
+    let shown = picket.run_ok(&["notification", "show", "6c7d8e9fa0b1"]);
     assert!(shown.contains("invalid_blocks") && shown.contains("incident.opened"), "{shown}");
     let json = picket.run_json(&["notification", "show", id]);
     assert_eq!(
@@ -352,7 +240,13 @@ async fn a_failed_notification_is_listed_shown_and_tried_once_more() {
         (&"refused".into(), &1.into())
     );
 
-    assert!(picket.run_ok(&["notification", "retry", id]).contains("tried once more, now: 1"));
+    assert!(
+        picket
+            .run_rejected(&["notification", "show", "6c7d8e9fa0b2"])
+            .contains("there is no notification 6c7d")
+    );
+    assert!(picket.run_rejected(&["notification", "retry", "x"]).contains("last 12 digits"));
+    assert!(picket.run_ok(&["notification", "retry", "9fa0b1"]).contains("tried once more, now: 1"));
     assert!(picket.run_rejected(&["notification", "retry", id]).contains("this one is waiting"));
     assert!(
         picket
@@ -401,7 +295,7 @@ async fn a_test_says_that_no_notifier_runs_or_prints_what_the_receiver_answered(
 
     for (outcome, status, code, parts) in [
         ("delivered", 200, 0, &["ops: delivered in", "200 ok"][..]),
-        ("retry", 503, 1, &["ops: not delivered in", "503 ok", "this test is not"]),
+        ("retry", 503, 1, &["ops: not delivered after", "503 ok", "this test is not"]),
     ] {
         let test = picket.spawn(&["channel", "test", "ops"]);
         // What a notifier writes.
@@ -428,5 +322,82 @@ async fn a_test_says_that_no_notifier_runs_or_prints_what_the_receiver_answered(
         let text = String::from_utf8(output.stdout).unwrap();
         assert_eq!(output.status.code(), Some(code), "{text}");
         assert!(parts.iter().all(|part| text.contains(part)), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn commands_name_an_absent_notifier_and_events_without_a_decision() {
+    let picket = Picket::new().await;
+    let pool = picket.pool().await;
+    picket.run_ok(&["site", "add", "https://shop.example/"]);
+    let absence =
+        "picket: no notifier runs, so nobody is told of incidents; start picket-notifier, or 'picket up'\n";
+    let error_of = |arguments: &[&str]| String::from_utf8(picket.run(arguments).stderr).unwrap();
+
+    for arguments in [
+        &["channel", "add", "ops", "--kind", "slack", "--url", "secret:slack-ops"][..],
+        &["channel", "list"],
+        &["channel", "show", "ops"],
+        &["route", "add", "--channel", "ops"],
+        &["ledger", "--notifications"],
+    ] {
+        assert_eq!(error_of(arguments), absence, "{arguments:?}");
+    }
+    run_sql(
+        &pool,
+        "INSERT INTO picket.incidents (site_id, opened_at, first_failure_at, cause, regions)
+         SELECT id, now(), now(), 'timeout', '{eu}' FROM picket.sites",
+    )
+    .await;
+    let shown = picket.run(&["incident", "show", "1"]);
+    let (text, error) = (String::from_utf8(shown.stdout).unwrap(), String::from_utf8(shown.stderr).unwrap());
+    assert!(text.contains("it is not decided yet who is told of this incident"), "{text}");
+    assert!(error.contains("and 1 event waits for one; start picket-notifier"), "{error}");
+
+    run_sql(&pool, "SELECT picket.mark_notifier('n', '1')").await;
+    assert_eq!(error_of(&["channel", "list"]), "");
+    assert!(picket.run_negative(&["status"]).contains("nothing waiting; 1 not yet decided who is told"));
+    run_sql(&pool, "DELETE FROM picket.routes; SELECT picket.plan_notices(100)").await;
+    let unrouted = picket.run_ok(&["incident", "show", "1"]);
+    assert!(unrouted.contains("no route names a channel for this incident"), "{unrouted}");
+}
+
+#[tokio::test]
+async fn the_rows_behind_a_number_of_the_ledger_are_listed_and_reminders_are_counted_apart() {
+    let picket = Picket::new().await;
+    let pool = picket.pool().await;
+    picket.run_ok(&["site", "add", "https://shop.example/"]);
+    picket.add_ops();
+    picket.run_ok(&["route", "add", "--channel", "ops", "--escalate", "15m=ops"]);
+    run_sql(&pool, OPEN_INCIDENT).await;
+    run_sql(
+        &pool,
+        "UPDATE picket.notices SET state = 'suppressed', ended_at = now(),
+             reason = CASE step WHEN 'event' THEN 'brief' ELSE 'acknowledged' END",
+    )
+    .await;
+
+    let ledger = picket.run_ok(&["ledger", "--notifications", "--since", "24h"]);
+    for part in [
+        "ops: 1 suppressed, brief\n",
+        "ops: 1 suppressed, acknowledged (escalation)\n",
+        "ops      escalation          0           1       0        0",
+        "each of them: picket notification notices --since 1day --channel NAME --state STATE",
+    ] {
+        assert!(ledger.contains(part), "{part}\n{ledger}");
+    }
+    let list = |more: &[&str]| picket.run_json(&[&["notification", "notices"], more].concat());
+    let rows = list(&["--channel", "ops", "--reason", "brief"]);
+    assert_eq!((rows.as_array().unwrap().len(), &rows[0]["step"]), (1, &"event".into()), "{rows}");
+    assert_eq!(list(&["--step", "escalation"])[0]["reason"], "acknowledged");
+    assert_eq!(list(&["--state", "delivered"]), Value::Array(Vec::new()));
+    let table = picket.run_ok(&["notification", "notices", "--incident", "1"]);
+    assert!(
+        table.contains("escalation 1 of incident.opened") && table.contains("suppressed, brief"),
+        "{table}"
+    );
+    for command in ["notices", "list"] {
+        let refusal = picket.run_rejected(&["notification", command, "--channel", "opps"]);
+        assert!(refusal.contains("there is no channel 'opps'; there are: ops"), "{refusal}");
     }
 }

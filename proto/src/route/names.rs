@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::RouteDefinition;
+use crate::ValidationError;
 
 /// Longest name made here, so that a number fits behind it.
 const MAX_NAME_BYTES: usize = 60;
@@ -18,6 +19,20 @@ pub fn name_routes(routes: &mut [RouteDefinition], taken: impl IntoIterator<Item
         let free = std::iter::once(base.clone()).chain(numbered).find(|name| !names.contains(name));
         route.name = free.unwrap_or(base);
         names.insert(route.name.clone());
+    }
+}
+
+/// Refuses a route with the name of an earlier one.
+///
+/// # Errors
+/// If one of `earlier` has the name; a route without a name has none.
+pub fn refuse_taken_name(
+    route: RouteDefinition,
+    earlier: &[RouteDefinition],
+) -> Result<RouteDefinition, ValidationError> {
+    match !route.name.is_empty() && earlier.iter().any(|earlier| earlier.name == route.name) {
+        true => Err(ValidationError::new("name", route.name, "a name that no other route has")),
+        false => Ok(route),
     }
 }
 

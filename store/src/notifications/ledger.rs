@@ -12,17 +12,17 @@ use crate::{DbTimestamp, Error, Store};
 pub struct LedgerSum {
     /// Name of the channel; absent for events without the notices that they should have.
     pub channel: Option<String>,
-    /// Number of notices that there should be.
+    /// Number of planned notices.
     pub expected: i64,
-    /// Number of those that were delivered.
+    /// Number of delivered notices.
     pub delivered: i64,
-    /// Number of those that were suppressed, with a reason.
+    /// Number of suppressed notices, with a reason.
     pub suppressed: i64,
-    /// Number of those that failed, with a reason.
+    /// Number of failed notices, with a reason.
     pub failed: i64,
-    /// Number of those that still wait.
+    /// Number of waiting notices.
     pub waiting: i64,
-    /// Number of those of which nothing is known; 0 unless Picket has a defect.
+    /// Number of unaccounted notices; 0 unless Picket has a defect.
     pub unaccounted: i64,
 }
 
@@ -37,7 +37,7 @@ pub struct LedgerEntry {
     pub channel: Option<String>,
     /// Time when the event was recorded.
     pub recorded_at: DbTimestamp,
-    /// Number of notices that are unaccounted for.
+    /// Number of unaccounted notices.
     pub unaccounted: i64,
 }
 
@@ -46,6 +46,8 @@ pub struct LedgerEntry {
 pub struct LedgerReason {
     /// Name of the channel.
     pub channel: String,
+    /// `event`, `reminder`, `escalation` or `calm`.
+    pub step: String,
     /// `suppressed` or `failed`.
     pub state: String,
     /// The reason.
@@ -54,21 +56,41 @@ pub struct LedgerReason {
     pub notices: i64,
 }
 
+/// Reminders, escalations and notes of calm of a channel. An event has any number of them, so that no
+/// number of them is expected.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, FromRow)]
+pub struct LedgerStep {
+    /// Name of the channel.
+    pub channel: String,
+    /// `reminder`, `escalation` or `calm`.
+    pub step: String,
+    /// Number of delivered notices.
+    pub delivered: i64,
+    /// Number of suppressed notices, with a reason.
+    pub suppressed: i64,
+    /// Number of failed notices, with a reason.
+    pub failed: i64,
+    /// Number of waiting notices.
+    pub waiting: i64,
+}
+
 /// The ledger of notifications between two times.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct NotificationLedger {
     /// Sums by channel.
     pub channels: Vec<LedgerSum>,
+    /// Reminders and escalations of the same events, which the sums do not count.
+    pub steps: Vec<LedgerStep>,
     /// Reasons of notices that were not delivered.
     pub reasons: Vec<LedgerReason>,
-    /// The newest of what is unaccounted for.
+    /// The newest unaccounted rows.
     pub unaccounted: Vec<LedgerEntry>,
     /// Number of events that no route told to a channel.
     pub untold: i64,
 }
 
 impl NotificationLedger {
-    /// Number of notices that are unaccounted for.
+    /// Number of unaccounted notices.
     pub fn unaccounted_total(&self) -> i64 {
         self.channels.iter().map(|sum| sum.unaccounted).sum()
     }
@@ -107,12 +129,29 @@ pub async fn read_notification_ledger(
         .bind(limit)
         .fetch_all(&mut *transaction)
         .await?;
-        let reasons = sqlx::query_as(
-            "SELECT notice.channel, notice.state::text AS state, coalesce(notice.reason, '') AS reason, count(*) AS notices
+        let steps = sqlx::query_as(
+            "SELECT notice.channel, notice.step::text AS step,
+                    count(*) FILTER (WHERE notice.state = 'delivered') AS delivered,
+                    count(*) FILTER (WHERE notice.state = 'suppressed') AS suppressed,
+                    count(*) FILTER (WHERE notice.state = 'failed') AS failed,
+                    count(*) FILTER (WHERE notice.state = 'waiting') AS waiting
              FROM picket.transitions AS transition
-             JOIN picket.notices AS notice ON notice.transition_id = transition.transition_id AND notice.step = 'event'
+             JOIN picket.notices AS notice ON notice.transition_id = transition.transition_id AND notice.step <> 'event'
+             WHERE transition.recorded_at >= $1 AND transition.recorded_at < $2
+             GROUP BY notice.channel, notice.step ORDER BY notice.channel, notice.step",
+        )
+        .bind(from)
+        .bind(to)
+        .fetch_all(&mut *transaction)
+        .await?;
+        let reasons = sqlx::query_as(
+            "SELECT notice.channel, notice.step::text AS step, notice.state::text AS state, coalesce(notice.reason, '') AS reason,
+                    count(*) AS notices
+             FROM picket.transitions AS transition
+             JOIN picket.notices AS notice ON notice.transition_id = transition.transition_id
              WHERE transition.recorded_at >= $1 AND transition.recorded_at < $2 AND notice.state IN ('suppressed', 'failed')
-             GROUP BY 1, 2, 3 ORDER BY 1, 2, 4 DESC, 3",
+             GROUP BY notice.channel, notice.step, notice.state, notice.reason
+             ORDER BY notice.channel, notice.step, notice.state, notices DESC, reason",
         )
         .bind(from)
         .bind(to)
@@ -125,7 +164,7 @@ pub async fn read_notification_ledger(
         .bind(to)
         .fetch_one(&mut *transaction)
         .await?;
-        Ok(NotificationLedger { channels, reasons, unaccounted, untold })
+        Ok(NotificationLedger { channels, steps, reasons, unaccounted, untold })
     };
     store.with_timeout(NOTIFICATIONS_TIMEOUT, "read the ledger of notifications", read).await
 }

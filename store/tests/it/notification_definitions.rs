@@ -125,7 +125,7 @@ async fn a_route_that_names_what_there_is_not_is_refused_and_so_is_removing_a_na
         (json!({"name": "r", "channels": ["ops", "mail"]}), "channels", "ops, phone"),
         (
             json!({"name": "r", "channels": ["ops"], "escalate": [{"after": "1h", "channels": ["boss"]}]}),
-            "escalate",
+            "escalate[0].channels",
             "ops, phone",
         ),
         (json!({"name": "r", "channels": ["ops"], "regions": ["us"]}), "regions", "eu"),

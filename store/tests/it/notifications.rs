@@ -115,7 +115,10 @@ async fn a_missing_notice_is_unaccounted_for_and_the_reasons_of_others_are_count
     };
     let status = async || notifications::read_notification_status(store).await.unwrap().unwrap();
     assert_eq!(read().await.unaccounted_total(), 0);
-    assert_eq!((status().await.waiting, status().await.unaccounted, status().await.notifiers), (1, 0, 0));
+    assert_eq!(
+        (status().await.waiting, status().await.unaccounted, status().await.notifiers.running),
+        (1, 0, 0)
+    );
 
     database
         .run_sql("UPDATE picket.notices SET state = 'suppressed', reason = 'brief', ended_at = now()")

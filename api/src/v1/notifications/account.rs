@@ -8,7 +8,8 @@ use picket_runtime::clock::wall_clock_now;
 use picket_store::{
     DbTimestamp,
     notifications::{
-        LedgerEntry, LedgerReason, LedgerSum, NotificationLedger, read_notification_ledger as read_ledger,
+        LedgerEntry, LedgerReason, LedgerStep, LedgerSum, NotificationLedger,
+        read_notification_ledger as read_ledger,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -24,7 +25,7 @@ use crate::{
 };
 
 /// Span of the ledger by default.
-const DEFAULT_SPAN: Duration = Duration::from_secs(86_400);
+pub(super) const DEFAULT_SPAN: Duration = Duration::from_secs(86_400);
 /// Maximum unaccounted rows of a response.
 const MAX_UNACCOUNTED: i64 = 100;
 
@@ -57,12 +58,32 @@ api_row! {
     NotDelivered from LedgerReason {
         /// Name of the channel.
         channel: String,
+        /// `event`, which the sums count, `reminder`, `escalation` or `calm`.
+        step: String,
         /// `suppressed` or `failed`.
         state: String,
         /// The reason.
         reason: String,
         /// Number of notices.
         notices: i64,
+    }
+}
+
+api_row! {
+    /// Reminders, escalations or notes of calm of a channel. No number of them is expected.
+    StepSum from LedgerStep {
+        /// Name of the channel.
+        channel: String,
+        /// `reminder`, `escalation` or `calm`.
+        step: String,
+        /// Number of notices delivered.
+        delivered: i64,
+        /// Number of notices suppressed, with a reason.
+        suppressed: i64,
+        /// Number of failed notices, with a reason.
+        failed: i64,
+        /// Number of waiting notices.
+        waiting: i64,
     }
 }
 
@@ -92,13 +113,15 @@ struct NotificationAccount {
     /// Exclusive end of the span.
     #[schema(value_type = String, format = DateTime)]
     to: Timestamp,
-    /// Number of notices of which nothing is known; 0 unless Picket has a defect.
+    /// Number of unaccounted notices; 0 unless Picket has a defect.
     unaccounted: i64,
     /// Number of events without a route.
     untold: i64,
     /// Sums by channel.
     channels: Vec<ChannelSum>,
-    /// Why notices were not delivered.
+    /// Reminders and escalations of the same events, which the sums do not count.
+    steps: Vec<StepSum>,
+    /// Why notices were not delivered. `GET /notifications/notices` lists the rows of each.
     reasons: Vec<NotDelivered>,
     /// The newest unaccounted rows, at most 100.
     rows: Vec<Unaccounted>,
@@ -146,6 +169,7 @@ async fn read_notification_ledger(
         unaccounted: ledger.unaccounted_total(),
         untold: ledger.untold,
         channels: ledger.channels.into_iter().map(ChannelSum::from).collect(),
+        steps: ledger.steps.into_iter().map(StepSum::from).collect(),
         reasons: ledger.reasons.into_iter().map(NotDelivered::from).collect(),
         rows: ledger.unaccounted.into_iter().map(Unaccounted::from).collect(),
         statement: format!(

@@ -5,7 +5,7 @@ use picket_proto::{
     notification_plan::NamedDefinition,
     route::{RouteDefinition, RouteFields as DefinedFields},
 };
-use picket_store::routes::Route as StoredRoute;
+use picket_store::{routes::Route as StoredRoute, tags::TagIndex};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -105,6 +105,8 @@ pub(super) struct Route {
     definition: Map<String, Value>,
     /// Why the definition cannot be read; null for a readable one.
     problem: Option<String>,
+    /// What may be a mistake and is allowed: tags that no site has.
+    warnings: Vec<String>,
     /// Time of creation; earlier events are not told.
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
@@ -115,13 +117,16 @@ pub(super) struct Route {
     version: String,
 }
 
-impl From<&StoredRoute> for Route {
-    fn from(found: &StoredRoute) -> Self {
+impl Route {
+    /// The route, with warnings of the tags that are not in `tags`.
+    pub(super) fn new(found: &StoredRoute, tags: &TagIndex) -> Self {
         let definition = found.definition.as_ref();
+        let warnings = definition.map(|definition| tags.list_warnings(definition)).unwrap_or_default();
         Self {
             name: found.name.clone(),
             definition: definition.map_or_else(|_| Map::new(), list_all_fields),
             problem: definition.err().map(ToString::to_string),
+            warnings: warnings.iter().map(ToString::to_string).collect(),
             created_at: found.created_at,
             updated_at: found.updated_at,
             version: found.version.to_string(),

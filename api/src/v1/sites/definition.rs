@@ -28,7 +28,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use self::{
     decode::{build_pointer_of_site, decode_definition, refuse_regions, require_own_tags},
-    notifications::{NamedChanges, plan_notifications},
+    notifications::{NamedChanges, list_tag_warnings, plan_notifications, refuse_unknown_names},
 };
 use crate::{
     access::{Access, Writer},
@@ -99,6 +99,8 @@ pub(super) struct AppliedDefinition {
     routes: NamedChanges,
     /// Number of sites without a channel after the changes; null for a definition without channels and routes.
     unreached: Option<i64>,
+    /// What may be a mistake and is allowed: tags of routes that no site has.
+    warnings: Vec<String>,
 }
 
 /// An added site.
@@ -193,6 +195,7 @@ pub(super) async fn apply_definition(
             return Ok(Json(AppliedDefinition::new(plan, kept, &told, None, None)));
         }
         let changes = DefinitionChanges { sites: changes, notifications: told };
+        refuse_unknown_names(&api, &notifications, &changes).await?;
         // A site that another client changed meanwhile may need another change, or none.
         match apply_definitions(&api.store, &changes, mode).await {
             Err(Error::SiteChanged(_)) if attempts.next().is_some() => {}
@@ -207,8 +210,10 @@ pub(super) async fn apply_definition(
                 if let Some(added) = &added {
                     request_first_checks(&api, &access, added.iter().copied().zip(&plan.add));
                 }
+                let warnings = list_tag_warnings(&api, &notifications, &wanted.sites).await?;
                 let changes = &changes.notifications;
-                return Ok(Json(AppliedDefinition::new(plan, kept, changes, added, unreached)));
+                let applied = AppliedDefinition::new(plan, kept, changes, added, unreached);
+                return Ok(Json(AppliedDefinition { warnings, ..applied }));
             }
         }
     }
@@ -360,6 +365,7 @@ impl AppliedDefinition {
             channels: NamedChanges::from(&notifications.channels),
             routes: NamedChanges::from(&notifications.routes),
             unreached,
+            warnings: Vec::new(),
         }
     }
 }

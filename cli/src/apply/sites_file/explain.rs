@@ -87,17 +87,17 @@ fn describe_problem(why: &Error, may_be_secret: bool) -> String {
 }
 
 /// Lines of all fields.
-pub(super) struct FieldLines(Option<Node>);
+pub(in crate::apply) struct FieldLines(Option<Node>);
 
 impl FieldLines {
     /// Lines in `text`, which has been parsed before; none if it cannot be parsed.
-    pub(super) fn parse(text: &str) -> Self {
+    pub(in crate::apply) fn parse(text: &str) -> Self {
         Self(serde_saphyr::from_str(text).ok())
     }
 
     /// Line of the field `path`, such as `assertions.json[0].path`, of the entry of the list or map
     /// `list`. The line of the deepest known part if the path does not exist in the file.
-    pub(super) fn find_line(&self, list: &str, entry: &str, path: &str) -> Option<u64> {
+    pub(in crate::apply) fn find_line(&self, list: &str, entry: &str, path: &str) -> Option<u64> {
         let mut node = find_child(find_child(self.0.as_ref()?, list)?, entry)?;
         let mut line = None;
         for part in path.split(['.', '[', ']']).filter(|part| !part.is_empty()) {

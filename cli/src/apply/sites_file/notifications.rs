@@ -3,9 +3,8 @@
 use std::{collections::BTreeMap, ops::Deref};
 
 use picket_proto::{
-    ValidationError,
     channel_definition::{ChannelDefinition, ChannelFields},
-    route::{RouteDefinition, RouteFields, name_routes},
+    route::{RouteDefinition, RouteFields, name_routes, refuse_taken_name},
     validation::sanitize_text,
 };
 use serde_saphyr::Spanned;
@@ -45,7 +44,8 @@ pub(super) fn decode_routes(
     for (index, entry) in routes.into_iter().enumerate() {
         let line = entry.referenced.line();
         let position = i64::try_from(index).unwrap_or(i64::MAX);
-        let route = entry.value.into_definition(position).and_then(|route| refuse_twin(route, &decoded));
+        let route =
+            entry.value.into_definition(position).and_then(|route| refuse_taken_name(route, &decoded));
         match route {
             Ok(route) => decoded.push(route),
             Err(why) => {
@@ -56,16 +56,6 @@ pub(super) fn decode_routes(
     }
     name_routes(&mut decoded, []);
     decoded
-}
-
-fn refuse_twin(
-    route: RouteDefinition,
-    earlier: &[RouteDefinition],
-) -> Result<RouteDefinition, ValidationError> {
-    match !route.name.is_empty() && earlier.iter().any(|earlier| earlier.name == route.name) {
-        true => Err(ValidationError::new("name", route.name, "a name that no other route has")),
-        false => Ok(route),
-    }
 }
 
 #[cfg(test)]

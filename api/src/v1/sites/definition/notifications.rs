@@ -4,9 +4,13 @@ use picket_proto::{
     ValidationError,
     channel_definition::{ChannelDefinition, ChannelFields},
     notification_plan::{DesiredNotifications, NamedDefinition, NamedPlan, NotificationPlan},
-    route::{RouteDefinition, RouteFields, name_routes},
+    route::{RouteDefinition, RouteFields, name_routes, refuse_taken_name},
+    site::SiteSpec,
 };
-use picket_store::{channels, routes, sites::list_versioned_sites};
+use picket_store::{
+    definitions::{self, DefinitionChanges, ReferenceRefusal, find_reference_refusals},
+    tags::read_tag_index_of_routes,
+};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -80,12 +84,13 @@ fn decode_channels(entries: &Map<String, Value>, refusals: &mut Refusals) -> Vec
 }
 
 fn decode_routes(entries: &[Value], refusals: &mut Refusals) -> Vec<RouteDefinition> {
-    let mut decoded = Vec::new();
+    let mut decoded: Vec<RouteDefinition> = Vec::new();
     for (position, entry) in entries.iter().enumerate() {
         let pointer = format!("/routes/{position}");
         let Some(fields) = decode_entry::<RouteFields>(entry, &pointer, refusals) else { continue };
         let place = i64::try_from(position).unwrap_or(i64::MAX);
-        decoded.extend(keep_valid(fields.into_definition(place), &pointer, refusals));
+        let route = fields.into_definition(place).and_then(|route| refuse_taken_name(route, &decoded));
+        decoded.extend(keep_valid(route, &pointer, refusals));
     }
     name_routes(&mut decoded, []);
     decoded
@@ -126,11 +131,46 @@ pub(super) async fn plan_notifications(
     }
     access.require_scope(Scope::Admin)?;
     access.require_all_sites()?;
-    let channels: Vec<_> =
-        channels::list_channels(&api.store).await?.iter().map(channels::Channel::to_stored).collect();
-    let routes: Vec<_> =
-        routes::list_routes(&api.store).await?.iter().map(routes::Route::to_stored).collect();
-    let sites = list_versioned_sites(&api.store, None).await?;
-    let sites: Vec<_> = sites.iter().map(|found| (found.site.id, found.site.url.as_str())).collect();
-    Ok(NotificationPlan::new(wanted, &channels, &routes, &sites, prune))
+    Ok(definitions::plan_notifications(&api.store, wanted, prune).await?)
+}
+
+/// Refuses all missing names in routes, each by its pointer.
+///
+/// # Errors
+/// The problem of all refused names, if there is one.
+pub(super) async fn refuse_unknown_names(
+    api: &Api,
+    wanted: &DesiredNotifications,
+    changes: &DefinitionChanges,
+) -> Result<(), Problem> {
+    let mut refusals = Refusals::default();
+    for ReferenceRefusal { route, error } in find_reference_refusals(&api.store, changes).await? {
+        let pointer = match route {
+            Some(route) => build_pointer(&build_pointer_of_route(wanted, &route), &error.field),
+            None => "/channels".to_owned(),
+        };
+        refusals.add(pointer, &error);
+    }
+    refusals.into_result()
+}
+
+/// Warns of tags in routes of the definition without a site, stored or in `sites`.
+pub(super) async fn list_tag_warnings(
+    api: &Api,
+    wanted: &DesiredNotifications,
+    sites: &[SiteSpec],
+) -> Result<Vec<String>, Problem> {
+    let routes = wanted.routes.as_deref().unwrap_or_default();
+    let mut index = read_tag_index_of_routes(&api.store, routes).await?;
+    index.add_tags(sites.iter().flat_map(|site| &site.tags));
+    let warnings = routes.iter().flat_map(|route| {
+        let pointer = build_pointer_of_route(wanted, &route.name);
+        index.list_warnings(route).into_iter().map(move |warning| format!("{pointer}: {warning}"))
+    });
+    Ok(warnings.collect())
+}
+
+fn build_pointer_of_route(wanted: &DesiredNotifications, name: &str) -> String {
+    let position = wanted.routes.iter().flatten().position(|route| route.name == name);
+    format!("/routes/{}", position.unwrap_or_default())
 }
