@@ -11,8 +11,8 @@ use picket_proto::{Timestamp, duration::describe_duration, validation::sanitize_
 pub use self::{
     markup::{Html, Markup, Plain},
     words::{
-        describe_count, describe_counts, describe_item, describe_more, describe_phases, describe_regions,
-        format_time,
+        describe_count, describe_counts, describe_item, describe_more, describe_names, describe_phases,
+        describe_regions, format_time,
     },
 };
 use crate::message::{Item, Message, Purpose, Severity, Verdict};
@@ -98,7 +98,7 @@ impl Layout {
             items: items
                 .map(|item| ItemText {
                     heading: (!is_alone).then(|| markup.bold(&text(&describe_item(item)))),
-                    lines: item_lines(item, markup),
+                    lines: item_lines(item, message.link.as_deref(), markup),
                 })
                 .collect(),
             hidden_items: message.hidden_items + message.items.len().saturating_sub(MAX_ITEMS),
@@ -148,7 +148,7 @@ impl Layout {
     }
 
     fn assemble(&self, shown: usize, lines: usize) -> String {
-        let mut all: Vec<String> = self.notes.clone();
+        let mut all: Vec<String> = self.notes.iter().chain(&self.counts).cloned().collect();
         for item in &self.items[..shown] {
             all.extend(item.heading.clone());
             all.extend(item.lines.iter().take(lines).map(|line| format!("{}: {}", line.label, line.value)));
@@ -159,7 +159,6 @@ impl Layout {
         if hidden > 0 && !is_in_title {
             all.push(describe_more(hidden));
         }
-        all.extend(self.counts.iter().cloned());
         all.extend(self.link.clone());
         all.join("\n")
     }
@@ -202,7 +201,8 @@ pub fn count_utf16(text: &str) -> usize {
     text.encode_utf16().count()
 }
 
-fn item_lines(item: &Item, markup: &impl Markup) -> Vec<Line> {
+/// Facts of an item. A link that the message has already is not repeated.
+fn item_lines(item: &Item, message_link: Option<&str>, markup: &impl Markup) -> Vec<Line> {
     let mut lines = Vec::new();
     let mut add = |label: &'static str, value: Option<String>| {
         lines.extend(value.map(|value| Line { label, value }));
@@ -226,7 +226,8 @@ fn item_lines(item: &Item, markup: &impl Markup) -> Vec<Line> {
     let tags = words::list_names(&item.tags, MAX_TAGS);
     add("Tags", tags.as_deref().map(text));
     let number = item.incident_id.map_or("page".to_owned(), |id| format!("incident {id}"));
-    add("Details", item.link.as_deref().map(|url| link_or_text(&number, url, markup)));
+    let link = item.link.as_deref().filter(|url| message_link != Some(*url));
+    add("Details", link.map(|url| link_or_text(&number, url, markup)));
     lines
 }
 
@@ -243,8 +244,8 @@ fn describe_start(item: &Item, markup: &impl Markup) -> String {
     let duration = markup.escape(&describe_duration(item.duration));
     let opened = markup.time(item.opened_at);
     match item.first_failure_at.filter(|first| *first < item.opened_at) {
-        Some(first) => format!("{} (first failure), opened {opened}, {duration}", markup.time(first)),
-        None => format!("{opened}, {duration}"),
+        Some(first) => format!("{} (first failure), opened {opened}, {duration} ago", markup.time(first)),
+        None => format!("{opened}, {duration} ago"),
     }
 }
 

@@ -24,14 +24,17 @@ impl<'a> Group<'a> {
         &self.0
     }
 
-    pub(super) fn into_items(self) -> Vec<PlannedItem<'a>> {
-        self.0
+    /// Takes some items out of the group.
+    pub(super) fn take_items(&mut self, is_taken: impl Fn(&PlannedItem<'a>) -> bool) -> Vec<PlannedItem<'a>> {
+        let (taken, kept) = std::mem::take(&mut self.0).into_iter().partition(is_taken);
+        self.0 = kept;
+        taken
     }
 
-    /// Time when the beginnings told for the first time are ready: after a wait from the
-    /// last of them, but at most three waits from the first.
-    pub(super) fn beginnings_ready_at(&self) -> Option<Timestamp> {
-        let fresh = || self.0.iter().filter(|told| is_fresh_beginning(told));
+    /// Time when those beginnings told for the first time that are `counted` are ready: after a wait from
+    /// the last of them, but at most three waits from the first.
+    pub(super) fn openings_ready_at(&self, counted: impl Fn(&PlannedItem<'a>) -> bool) -> Option<Timestamp> {
+        let fresh = || self.0.iter().filter(|told| is_fresh_beginning(told) && counted(told));
         let at = |told: &PlannedItem<'_>| {
             Timestamp::from(told.notice.recorded_at).saturating_add(delay_time(told.notice))
         };
@@ -51,7 +54,7 @@ impl<'a> Group<'a> {
     ) -> (Vec<PlannedItem<'a>>, Vec<(PlannedItem<'a>, Timestamp)>) {
         // While an attempt waits for its time, the whole group does.
         let retry_at = find_retry(&self.0).filter(|at| *at > now);
-        let beginnings = self.beginnings_ready_at();
+        let beginnings = self.openings_ready_at(|_| true);
         let ends = || self.0.iter().filter(|told| is_end(told));
         let ends_ready = ends().map(|told| told.notice.recorded_at).min().map(|first| {
             let wait = ends().map(|told| wait_time(told.notice)).max().unwrap_or_default();
