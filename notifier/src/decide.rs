@@ -68,9 +68,10 @@ pub(crate) struct PlannedItem<'a> {
     pub(crate) keys: Vec<NoticeKey>,
     /// Sentence about it.
     pub(crate) note: Option<String>,
-    /// What its line says in place of the cause or the duration.
+    /// Text of the item's line in place of the cause or the duration.
     pub(crate) headline: Option<String>,
-    /// Said in its line after the time for which it lasts, such as `silenced until now`; may be empty.
+    /// Words after the duration in the item's line, such as `silenced until now`; if empty, the duration
+    /// alone.
     pub(crate) lasting: Option<&'static str>,
     /// The message by which it was attempted, and the time of the next attempt.
     pub(crate) attempted: Option<(Uuid, Timestamp)>,

@@ -96,7 +96,7 @@ pub enum Purpose {
     Escalation,
     /// Tells of many sites at once.
     Digest,
-    /// Tells a service with acknowledgements of its own that somebody takes care of an incident.
+    /// Passes an acknowledgement on to a service with acknowledgements of its own.
     Acknowledgement,
     /// A person tries the channel out. Mentions are left out.
     Test,
@@ -199,10 +199,10 @@ pub struct Item {
     pub link: Option<String>,
     /// Sentence such as `silenced until now`.
     pub note: Option<String>,
-    /// What the line of the item says in place of the cause or the duration.
+    /// Text of the item's line in place of the cause or the duration.
     #[serde(skip)]
     pub headline: Option<String>,
-    /// Said in the line of the item after the time for which it lasts; may be empty.
+    /// Words after the duration in the item's line; if empty, the duration alone.
     #[serde(skip)]
     pub lasting: Option<&'static str>,
 }

@@ -137,7 +137,7 @@ pub(crate) fn up() -> Message {
     Message { event: Some(event("incident.closed", true)), ..message(title, Purpose::Alert, vec![item]) }
 }
 
-/// Somebody takes care of an incident.
+/// An acknowledgement.
 #[cfg(test)]
 pub(crate) fn acknowledgement() -> Message {
     Message { purpose: Purpose::Acknowledgement, title: "ACKNOWLEDGED shop.example.com".to_owned(), ..down() }

@@ -201,7 +201,7 @@ pub fn count_utf16(text: &str) -> usize {
     text.encode_utf16().count()
 }
 
-/// Facts of an item. A link that the message has already is not repeated.
+/// Facts of an item, without a link that the message has already.
 fn item_lines(item: &Item, message_link: Option<&str>, markup: &impl Markup) -> Vec<Line> {
     let mut lines = Vec::new();
     let mut add = |label: &'static str, value: Option<String>| {

@@ -105,8 +105,8 @@ pub async fn write_lane_work(
     store.with_timeout(LANE_TIMEOUT, "write the notices of a lane", query).await
 }
 
-/// Records the end of an attempt whose lane another notifier has leased since. If it began anew what a
-/// program knows to have ended, the program is told of the end once more.
+/// Records the end of an attempt whose lane another notifier has leased since. A
+/// program that was told of the end meanwhile is told of the end once more.
 ///
 /// # Errors
 /// If the database cannot be reached in time.

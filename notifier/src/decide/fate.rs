@@ -286,7 +286,7 @@ fn decide_later(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
     .into()
 }
 
-/// Somebody takes care of an incident of which a service with acknowledgements of its own has been told.
+/// An acknowledgement, for a service with acknowledgements of its own.
 fn decide_acknowledgement(notice: &LaneNotice) -> Fate<'_> {
     if notice.other_recorded_at.is_some() {
         return Fate::Suppress("closed");

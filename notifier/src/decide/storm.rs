@@ -1,14 +1,14 @@
 //! Many sites at once: digests in place of single messages.
 //!
-//! A storm is about incidents only. Whatever else a channel is told (regions, channels, certificates,
-//! warnings, the ledger, reminders, escalation) goes on as usual, and so do the ends of incidents that
-//! began before the storm.
+//! A storm is about incidents only. All other events (of regions, channels, certificates, warnings and the
+//! ledger), reminders, escalation, and the ends of older incidents go on as usual.
 //!
 //! - **Start**: more incidents than the route's `storm_after` wait to be told for the first time, and the
-//!   wait of one of their groups is over. One digest tells all of them.
-//! - **Growth**: an incident belongs to the storm if it opens at most a quiet time after the one before
-//!   it: a minute, or the route's wait if that is longer. It waits for the next digest, 1, 5, 15 and 60
-//!   minutes after the first, or until a quiet time has passed. Whatever opens later is an ordinary message.
+//!   wait of a group of them is over. A single digest tells all.
+//! - **Growth**: an incident that opens at most a quiet time after the previous incident belongs to the
+//!   storm. The quiet time is a minute, or the route's wait if longer. Such an incident waits for the next
+//!   digest, 1, 5, 15 and 60 minutes after the first, or until a quiet time has passed. Later incidents are
+//!   ordinary messages.
 //! - **Ends** of its incidents wait for the next digest, or for the message that the storm is over.
 //! - **Over**: when no incident of its digests is open; or when the storm no longer grows, something has
 //!   ended, and nothing has changed for a minute if few are open (three, or a tenth), for five minutes
@@ -39,7 +39,7 @@ const DIGEST_TIMES: [Duration; 4] = [
     Duration::from_secs(60 * 60),
 ];
 /// Time without an opening after which a storm no longer grows, unless the route waits for longer. Sites
-/// are checked once a minute or so: what fails together opens within it.
+/// are checked once a minute or so, and sites that fail together open within a minute.
 const QUIET_TIME: Duration = Duration::from_secs(60);
 /// Time without a change after which a storm is over although many of its incidents are open.
 const SETTLED_TIME: Duration = Duration::from_secs(5 * 60);
@@ -239,8 +239,8 @@ fn follow_growth(storm: &Storm, groups: &BTreeMap<&str, Group<'_>>, now: Timesta
     (times.into_iter().fold(storm.last_at, extend), quiet)
 }
 
-/// True if what opened then belongs to the storm. What had to wait for another reason, such as a
-/// silence, is older.
+/// True if an incident of that time belongs to the storm. An incident held back for another reason, such
+/// as a silence, is older.
 fn is_within(storm: &Storm, at: Timestamp, last_at: Timestamp) -> bool {
     at.saturating_add(QUIET_TIME) >= storm.started_at && at <= last_at
 }
@@ -254,7 +254,7 @@ fn is_opening(item: &PlannedItem<'_>) -> bool {
     !item.notice.is_end || item.keys.len() > 1
 }
 
-/// True for an opening that is still to be told and lasts; also that of a digest that could not be delivered.
+/// True for an opening to be told that lasts; also in a digest that could not be delivered.
 fn is_fresh(item: &PlannedItem<'_>) -> bool {
     !item.notice.is_end && item.verdict != Verdict::WasDown
 }

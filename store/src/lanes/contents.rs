@@ -103,7 +103,7 @@ pub enum NoticeStep {
     Escalation,
     /// A site that was flapping has become steady.
     Calm,
-    /// Somebody takes care of the incident, as services with acknowledgements of their own are told.
+    /// An acknowledgement, for services with acknowledgements of their own.
     Acknowledgement,
 }
 

@@ -19,7 +19,7 @@ async fn execute(pool: &PgPool, sql: &str) {
 }
 
 #[tokio::test]
-async fn services_with_alerts_of_their_own_get_single_events_whatever_group_by_says() {
+async fn services_with_alerts_of_their_own_get_single_events_with_any_group_by() {
     let database = new_database().await;
     for (kind, group_by, expected) in [
         ("slack", "NULL", Some("route all")),

@@ -19,7 +19,7 @@ fn the_third_opening_within_an_hour_is_flapping_and_further_changes_are_not_told
 }
 
 #[test]
-fn a_site_that_flapped_while_nobody_could_be_told_is_one_line_with_its_present_state() {
+fn a_site_that_flapped_while_the_channel_failed_is_one_line_with_its_present_state() {
     let fourth = |notice: LaneNotice| LaneNotice {
         recent_openings: 4,
         transition_id: notice.transition_id + 2,

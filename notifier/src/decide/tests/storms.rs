@@ -90,7 +90,7 @@ fn warnings_and_regions_alone_make_no_storm() {
 }
 
 #[test]
-fn what_opens_after_a_quiet_time_is_no_part_of_the_storm() {
+fn an_incident_that_opens_after_a_quiet_time_is_no_part_of_the_storm() {
     // A minute without an opening has passed.
     let lane = in_storm(&storm(), 21, 75, vec![opened(30, 61)]);
     assert_eq!(verdicts(&decide(&lane).message.unwrap()), [(Verdict::Down, 30)]);
@@ -150,7 +150,7 @@ fn a_storm_without_an_end_is_forgotten_an_hour_after_its_first_digest() {
 }
 
 #[test]
-fn what_an_outage_of_a_silence_or_a_delay_held_back_is_no_part_of_the_storm() {
+fn an_incident_held_back_by_a_silence_or_a_delay_is_no_part_of_the_storm() {
     let lane = in_storm(
         &storm(),
         21,
