@@ -17,14 +17,14 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use picket_proto::Timestamp;
-use picket_store::lanes::{LaneContents, NoticeStep};
+use picket_store::lanes::LaneContents;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
     PlannedItem,
     fate::{delay_time, wait_time},
-    group::{Group, find_retry},
+    group::{Group, find_retry, is_about_incident},
 };
 use crate::{
     message::{Purpose, Verdict},
@@ -132,7 +132,7 @@ fn start_storm<'a>(
             true => opening_time(item) <= now,
             false => is_after_gap,
         };
-        is_incident(item) && (is_told_now || is_of_digest(item, contents))
+        is_about_incident(item) && (is_told_now || is_of_digest(item, contents))
     };
     let candidates = || groups.values().flat_map(Group::items).filter(|item| is_candidate(item));
     let fresh = || candidates().filter(|item| is_fresh(item));
@@ -173,7 +173,7 @@ fn continue_storm<'a>(
     let now = contents.now;
     let (last_at, quiet) = follow_growth(&storm, groups, now);
     let is_member = |item: &PlannedItem<'_>| {
-        is_incident(item)
+        is_about_incident(item)
             && match is_opening(item) {
                 true => is_within(&storm, opening_time(item), last_at) && opening_time(item) <= now,
                 false => item.notice.begun_notification.is_some_and(|id| storm.digests.contains(&id)),
@@ -230,7 +230,7 @@ fn continue_storm<'a>(
 /// Latest opening that belongs to the storm, and the time without one after which it no longer grows.
 fn follow_growth(storm: &Storm, groups: &BTreeMap<&str, Group<'_>>, now: Timestamp) -> (Timestamp, Duration) {
     let items = || groups.values().flat_map(Group::items);
-    let openings = || items().filter(|item| is_incident(item) && is_opening(item));
+    let openings = || items().filter(|item| is_about_incident(item) && is_opening(item));
     let quiet = openings().map(|item| wait_time(item.notice)).fold(QUIET_TIME, Duration::max);
     let mut times: Vec<Timestamp> = openings().map(opening_time).filter(|at| *at <= now).collect();
     times.sort_unstable();
@@ -243,10 +243,6 @@ fn follow_growth(storm: &Storm, groups: &BTreeMap<&str, Group<'_>>, now: Timesta
 /// as a silence, is older.
 fn is_within(storm: &Storm, at: Timestamp, last_at: Timestamp) -> bool {
     at.saturating_add(QUIET_TIME) >= storm.started_at && at <= last_at
-}
-
-fn is_incident(item: &PlannedItem<'_>) -> bool {
-    item.notice.step == NoticeStep::Event && item.notice.event.starts_with("incident.")
 }
 
 /// True for a beginning, also if its end is told with it.

@@ -178,6 +178,20 @@ fn an_incident_that_the_receiver_may_know_of_is_told_to_be_over_however_long_ago
 }
 
 #[test]
+fn a_site_that_went_up_and_down_again_before_people_could_be_told_is_told_to_be_down() {
+    let again = LaneNotice { transition_id: 12, subject: "incident.9.1".to_owned(), ..opened(1, 200) };
+    let lane = contents(300, vec![closed(1, 0, 100, "delivered"), again.clone()]);
+    let message = decide(&lane).message.unwrap();
+    assert_eq!(verdicts(&message), [(Verdict::Down, 1)]);
+    assert_eq!(message.told[0].keys.len(), 2, "both notices are told by it");
+
+    // Another site has a line of its own.
+    let other = LaneNotice { site_id: Some(2), ..again };
+    let lane = contents(300, vec![closed(1, 0, 100, "delivered"), other]);
+    assert_eq!(decide(&lane).message.unwrap().told.len(), 2);
+}
+
+#[test]
 fn many_reminders_that_are_due_together_are_one_message_also_where_each_site_has_a_group() {
     let reminder = |site: i64| LaneNotice {
         step: NoticeStep::Reminder,
