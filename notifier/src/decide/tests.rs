@@ -199,9 +199,11 @@ fn many_reminders_that_are_due_together_are_one_message_also_where_each_site_has
         group_key: Some(format!("site {site}")),
         ..opened(site, 0)
     };
-    let message = decide(&contents(3_700, (1..=21).map(reminder).collect())).message.unwrap();
+    let lane = contents(3_700, (1..=21).map(reminder).collect());
+    let message = decide(&lane).message.unwrap();
     assert_eq!((message.purpose, message.told.len()), (Purpose::Reminder, 21));
-    let message = decide(&contents(3_700, (1..=20).map(reminder).collect())).message.unwrap();
+    let lane = contents(3_700, (1..=20).map(reminder).collect());
+    let message = decide(&lane).message.unwrap();
     assert_eq!(message.told.len(), 1);
 }
 

@@ -85,7 +85,8 @@ fn during_a_storm_a_channel_is_told_of_everything_else_as_usual() {
 #[test]
 fn warnings_and_regions_alone_make_no_storm() {
     let silent: Vec<_> = (1..=30).map(|n| of_event(opened(n, 0), "region.silent")).collect();
-    let message = decide(&contents(30, silent)).message.unwrap();
+    let lane = contents(30, silent);
+    let message = decide(&lane).message.unwrap();
     assert_eq!((message.purpose, message.told.len(), message.storm), (Purpose::Alert, 30, None));
 }
 
