@@ -46,7 +46,8 @@ pub(crate) struct Context<'a> {
 
 /// The incidents that the message will show.
 pub(crate) fn list_shown_incidents(outgoing: &PlannedMessage<'_>) -> Vec<i64> {
-    order_told(outgoing).into_iter().take(SHOWN_ITEMS).filter_map(|told| told.notice.incident_id).collect()
+    let shown = order_told(outgoing).into_iter().take(SHOWN_ITEMS);
+    shown.filter_map(|told| EventView::of_notice(told.notice).incident_id).collect()
 }
 
 /// Composes the message.
@@ -55,14 +56,8 @@ pub(crate) fn compose(outgoing: &PlannedMessage<'_>, context: &Context<'_>) -> M
     let describe = |told: &&PlannedItem<'_>| {
         let event = EventView::of_notice(told.notice);
         let details = event.incident_id.and_then(|id| context.details.get(&id));
-        build_item(
-            &event,
-            told.verdict,
-            told.note.clone(),
-            details,
-            context.public_url.as_deref(),
-            context.now,
-        )
+        let item = build_item(&event, told.verdict, details, context.public_url.as_deref(), context.now);
+        Item { note: told.note.clone(), headline: told.headline.clone(), lasting: told.lasting, ..item }
     };
     let mut items: Vec<Item> = told.iter().map(describe).collect();
     let is_digest = items.len() > SHOWN_ITEMS || outgoing.purpose == Purpose::Digest;
@@ -135,7 +130,7 @@ struct EventView<'a> {
 
 impl<'a> EventView<'a> {
     fn of_notice(notice: &'a LaneNotice) -> Self {
-        Self {
+        let own = Self {
             event: &notice.event,
             subject: &notice.subject,
             is_end: notice.is_end,
@@ -143,6 +138,17 @@ impl<'a> EventView<'a> {
             site_id: notice.site_id,
             payload: &notice.payload,
             recorded_at: notice.recorded_at.into(),
+        };
+        // A site that has become steady is told as it is, and not as it was when it began to flap.
+        match notice.last_change.as_ref().map(|payload| &payload.0) {
+            Some(payload) => Self {
+                is_end: !notice.is_site_down,
+                incident_id: payload_number(payload, "incident_id").or(notice.incident_id),
+                payload,
+                recorded_at: notice.site_changed_at.unwrap_or(notice.recorded_at).into(),
+                ..own
+            },
+            None => own,
         }
     }
 
@@ -162,7 +168,6 @@ impl<'a> EventView<'a> {
 fn build_item(
     event: &EventView<'_>,
     verdict: Verdict,
-    note: Option<String>,
     details: Option<&OutageDetails>,
     public_url: Option<&str>,
     now: Timestamp,
@@ -181,13 +186,14 @@ fn build_item(
         name: text("site").or_else(|| text("region")).or_else(|| text("channel")).unwrap_or_else(|| {
             match event.site_id {
                 Some(site) => format!("site {site}"),
+                None if event.event.starts_with("ledger.") => "checks".to_owned(),
                 None => event.subject.to_owned(),
             }
         }),
         url: text("url"),
         tags: payload_list(payload, "tags"),
         incident_id: event.incident_id,
-        cause: cause_code.map(describe_cause).or_else(|| text("kind")),
+        cause: cause_code.map(describe_cause).or_else(|| text("kind").map(|kind| kind.replace('_', " "))),
         cause_code,
         explanation,
         regions: match region {
@@ -209,7 +215,9 @@ fn build_item(
             .or_else(|| payload_number(payload, "http_status")),
         phases: details.map(list_phases).unwrap_or_default(),
         link: build_link(event, public_url),
-        note,
+        note: None,
+        headline: None,
+        lasting: None,
     }
 }
 
@@ -256,7 +264,7 @@ pub(crate) fn compose_repetition(
     now: Timestamp,
 ) -> Message {
     let verdict = Verdict::of_event(&event.event, &event.payload);
-    let item = build_item(&EventView::of_firing(event), verdict, None, None, public_url, now);
+    let item = build_item(&EventView::of_firing(event), verdict, None, public_url, now);
     let title = describe_item(&item);
     let event = ProgramEvent {
         name: event.event.clone(),

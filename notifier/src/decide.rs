@@ -4,6 +4,7 @@
 //! is collected in groups, of which one at a time becomes a message.
 
 mod fate;
+mod gap;
 mod group;
 mod storm;
 #[cfg(test)]
@@ -20,6 +21,7 @@ pub(crate) use self::{fate::CALM_TIME, storm::Storm};
 use self::{
     fate::{Fate, decide_fates},
     group::Group,
+    storm::StormDecision,
 };
 use crate::message::{Purpose, Verdict};
 
@@ -66,6 +68,11 @@ pub(crate) struct PlannedItem<'a> {
     pub(crate) keys: Vec<NoticeKey>,
     /// Sentence about it.
     pub(crate) note: Option<String>,
+    /// Text of the item's line in place of the cause or the duration.
+    pub(crate) headline: Option<String>,
+    /// Words after the duration in the item's line, such as `silenced until now`; if empty, the duration
+    /// alone.
+    pub(crate) lasting: Option<&'static str>,
     /// The message by which it was attempted, and the time of the next attempt.
     pub(crate) attempted: Option<(Uuid, Timestamp)>,
 }
@@ -105,35 +112,48 @@ type Wait = (NoticeKey, Timestamp, Option<&'static str>);
 
 /// Plans a single message about groups.
 fn plan_group_message<'a>(
-    groups: BTreeMap<&'a str, Group<'a>>,
+    mut groups: BTreeMap<&'a str, Group<'a>>,
     contents: &'a LaneContents,
     decision: &mut Decision<'a>,
     waits: &mut Vec<Wait>,
 ) {
-    let storm = Storm::read(contents);
-    let decided = storm::decide_storm(storm.as_ref(), &groups, contents);
-    match decided {
-        storm::StormDecision::Calm => {}
-        storm::StormDecision::Hold { until, storm } => {
-            let keys = groups.into_values().flat_map(Group::into_items).flat_map(|told| told.keys);
+    let gap = gap::describe_gap(&groups, contents);
+    match storm::take_storm(&mut groups, contents, gap.is_some()) {
+        StormDecision::Calm => {}
+        StormDecision::Hold { items, until, storm } => {
+            let keys = items.into_iter().flat_map(|item| item.keys);
             waits.extend(keys.map(|key| (key, until, Some("storm"))));
             decision.storm = storm;
-            return;
         }
-        storm::StormDecision::Send { notes, storm } => {
-            let told: Vec<_> = groups.into_values().flat_map(Group::into_items).collect();
-            let mut message = build_message(Purpose::Digest, None, told, contents);
-            message.notes = notes;
-            message.storm = storm;
+        StormDecision::Send { items, notes, storm } => {
+            let mut message = build_message(Purpose::Digest, None, items, contents);
+            message.notes = gap.into_iter().flatten().chain(notes).collect();
+            message.storm = storm.map(|next| {
+                next.map(|mut next| {
+                    next.digests.push(message.id);
+                    next
+                })
+            });
             decision.message = Some(message);
             return;
         }
     }
-    if let Some(notes) = storm::describe_gap(&groups, contents) {
-        let told: Vec<_> = groups.into_values().flat_map(Group::into_items).collect();
+    groups.retain(|_, group| !group.items().is_empty());
+    if let Some(notes) = gap.filter(|_| !groups.is_empty()) {
+        let told = storm::take_items(&mut groups, |_| true);
         let mut message = build_message(Purpose::Digest, None, told, contents);
         message.notes = notes;
         decision.message = Some(message);
+        return;
+    }
+    // Reminders of a storm are as many as its sites where each has a group of its own.
+    let is_reminder = |item: &PlannedItem<'_>| item.notice.step == NoticeStep::Reminder;
+    let reminders = || groups.values().flat_map(Group::items).filter(|item| is_reminder(item));
+    let limit = reminders().map(|item| item.notice.storm_after).min().unwrap_or(i32::MAX);
+    let are_together = groups.values().filter(|group| group.items().iter().any(is_reminder)).count() < 2;
+    if !are_together && i32::try_from(reminders().count()).unwrap_or(i32::MAX) > limit {
+        let told = storm::take_items(&mut groups, is_reminder);
+        decision.message = Some(build_message(Purpose::Reminder, None, told, contents));
         return;
     }
     choose_group(groups, contents, decision, waits);
@@ -145,6 +165,7 @@ fn plan_singles<'a>(singles: Vec<PlannedItem<'a>>, contents: &LaneContents) -> V
         let purpose = match item.notice.step {
             NoticeStep::Escalation => Purpose::Escalation,
             NoticeStep::Reminder => Purpose::Reminder,
+            NoticeStep::Acknowledgement => Purpose::Acknowledgement,
             NoticeStep::Event | NoticeStep::Calm => Purpose::Alert,
         };
         PlannedMessage { is_single: true, ..build_message(purpose, None, vec![item], contents) }

@@ -96,6 +96,8 @@ pub enum Purpose {
     Escalation,
     /// Tells of many sites at once.
     Digest,
+    /// Passes an acknowledgement on to a service with acknowledgements of its own.
+    Acknowledgement,
     /// A person tries the channel out. Mentions are left out.
     Test,
 }
@@ -108,6 +110,7 @@ impl Purpose {
             Self::Reminder => "reminder",
             Self::Escalation => "escalation",
             Self::Digest => "digest",
+            Self::Acknowledgement => "acknowledgement",
             Self::Test => "test",
         }
     }
@@ -194,8 +197,14 @@ pub struct Item {
     pub phases: Vec<(&'static str, u64)>,
     /// Page of the incident or site in the web UI.
     pub link: Option<String>,
-    /// Sentence such as `silenced until now` or `flapping: 3 times in 40 min`.
+    /// Sentence such as `silenced until now`.
     pub note: Option<String>,
+    /// Text of the item's line in place of the cause or the duration.
+    #[serde(skip)]
+    pub headline: Option<String>,
+    /// Words after the duration in the item's line; if empty, the duration alone.
+    #[serde(skip)]
+    pub lasting: Option<&'static str>,
 }
 
 impl Item {
@@ -221,6 +230,8 @@ impl Item {
             phases: Vec::new(),
             link: None,
             note: None,
+            headline: None,
+            lasting: None,
         }
     }
 }
@@ -273,7 +284,7 @@ impl Verdict {
             Self::Unaccounted => "LEDGER",
             Self::Up => "UP",
             Self::WasDown => "WAS DOWN",
-            Self::Unwatched => "NO LONGER CHECKED",
+            Self::Unwatched => "NO LONGER WATCHED",
             Self::WarningOver => "WARNING OVER",
             Self::Back => "REGION BACK",
             Self::Working => "CHANNEL WORKING",

@@ -77,6 +77,8 @@ fn item(verdict: Verdict, name: &str) -> Item {
         phases: vec![("DNS", 1_200), ("connect", 30_000), ("TLS", 41_000)],
         link: Some("https://picket.example.com/incidents/17".to_owned()),
         note: None,
+        headline: None,
+        lasting: None,
     }
 }
 
@@ -141,6 +143,12 @@ pub(crate) fn up() -> Message {
     Message { event: Some(event("incident.closed", true)), ..message(title, Purpose::Alert, vec![item]) }
 }
 
+/// An acknowledgement.
+#[cfg(test)]
+pub(crate) fn acknowledgement() -> Message {
+    Message { purpose: Purpose::Acknowledgement, title: "ACKNOWLEDGED shop.example.com".to_owned(), ..down() }
+}
+
 /// A certificate expires soon.
 pub(crate) fn warning() -> Message {
     let mut item = item(Verdict::Warns, "shop.example.com");
@@ -158,7 +166,12 @@ pub(crate) fn warning() -> Message {
 pub(crate) fn reminder() -> Message {
     let mut item = item(Verdict::Down, "shop.example.com");
     item.duration = Duration::from_secs(3_600);
-    message("STILL DOWN shop.example.com: connection refused, 1 h", Purpose::Reminder, vec![item])
+    item.lasting = Some("");
+    message(
+        "STILL DOWN shop.example.com for 1 h: connection refused (3 of 4 regions)",
+        Purpose::Reminder,
+        vec![item],
+    )
 }
 
 /// Many sites went down.
@@ -213,6 +226,8 @@ pub(crate) fn notice() -> picket_store::lanes::LaneNotice {
         other_recorded_at: None,
         begun_state: None,
         begun_reason: None,
+        begun_notification: None,
+        end_state: None,
         is_acknowledged: false,
         silenced_until: None,
         active_from: Some(at),
@@ -221,6 +236,9 @@ pub(crate) fn notice() -> picket_store::lanes::LaneNotice {
         remind_ms: 3_600_000,
         storm_after: 20,
         recent_openings: 1,
+        flap_since: Some(at),
+        flap_down_ms: 0,
+        last_change: None,
         is_flapping: false,
         site_changed_at: Some(at),
         is_site_down: true,

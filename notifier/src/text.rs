@@ -11,8 +11,8 @@ use picket_proto::{Timestamp, duration::describe_duration, validation::sanitize_
 pub use self::{
     markup::{Html, Markup, Plain},
     words::{
-        describe_count, describe_counts, describe_item, describe_more, describe_phases, describe_regions,
-        format_time,
+        describe_count, describe_counts, describe_item, describe_more, describe_names, describe_phases,
+        describe_regions, format_time,
     },
 };
 use crate::message::{Item, Message, Purpose, Severity, Verdict};
@@ -153,7 +153,7 @@ impl Layout {
     }
 
     fn assemble(&self, shown: usize, lines: usize) -> String {
-        let mut all: Vec<String> = self.notes.clone();
+        let mut all: Vec<String> = self.notes.iter().chain(&self.counts).cloned().collect();
         for item in &self.items[..shown] {
             all.extend(item.heading.clone());
             all.extend(item.lines.iter().take(lines).map(|line| format!("{}: {}", line.label, line.value)));
@@ -164,7 +164,6 @@ impl Layout {
         if hidden > 0 && !is_in_title {
             all.push(describe_more(hidden));
         }
-        all.extend(self.counts.iter().cloned());
         all.extend(self.link.clone());
         all.join("\n")
     }
@@ -260,8 +259,8 @@ fn describe_start(item: &Item, markup: &impl Markup) -> String {
     let duration = markup.escape(&describe_duration(item.duration));
     let opened = markup.time(item.opened_at);
     match item.first_failure_at.filter(|first| *first < item.opened_at) {
-        Some(first) => format!("{} (first failure), opened {opened}, {duration}", markup.time(first)),
-        None => format!("{opened}, {duration}"),
+        Some(first) => format!("{} (first failure), opened {opened}, {duration} ago", markup.time(first)),
+        None => format!("{opened}, {duration} ago"),
     }
 }
 

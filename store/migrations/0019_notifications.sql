@@ -55,9 +55,9 @@ CREATE TRIGGER outbox_after AFTER INSERT ON picket.outbox
     FOR EACH ROW WHEN (NEW.payload ? 'event') EXECUTE FUNCTION picket.outbox_after();
 
 CREATE TYPE picket.notice_state AS ENUM ('waiting', 'delivered', 'suppressed', 'failed');
-CREATE TYPE picket.notice_step AS ENUM ('event', 'reminder', 'escalation', 'calm');
+CREATE TYPE picket.notice_step AS ENUM ('event', 'reminder', 'escalation', 'calm', 'acknowledgement');
 COMMENT ON TYPE picket.notice_step IS
-    'event: the transition itself; reminder and escalation while it lasts; calm: a site that was flapping has become steady';
+    'event: the transition itself; reminder and escalation while it lasts; calm: a site that was flapping has become steady; acknowledgement: somebody takes care of it';
 
 -- What a channel is to be told, and what came of it.
 CREATE TABLE picket.notices (
@@ -92,7 +92,7 @@ CREATE TABLE picket.notifications (
     channel text NOT NULL,
     lane smallint NOT NULL,
     group_key text,
-    -- alert, reminder, escalation, digest or test.
+    -- alert, reminder, escalation, digest, acknowledgement or test.
     purpose text NOT NULL,
     state picket.notification_state NOT NULL DEFAULT 'waiting',
     -- Why it failed or was superseded.
@@ -163,15 +163,16 @@ CREATE FUNCTION picket.lane_of(subject text) RETURNS smallint
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN (picket.hash32('lane ' || subject) % 8)::smallint;
 
--- What shares a message by a route's group_by; null for one message for each event.
+-- What shares a message by a route's group_by; null for one message for each event. Services that keep
+-- alerts of their own are told of each event by itself, whatever group_by says: only so an end closes
+-- the alert of its beginning. A webhook is told as people are if group_by asks for that.
 CREATE FUNCTION picket.group_key_of(
         group_by text, of_route text, route_tags text[], kind text, of_site bigint, site_tags text[], subject text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN CASE WHEN coalesce(group_by, CASE WHEN picket.is_for_programs(kind) THEN 'site' ELSE 'route' END) = 'route'
-                THEN 'route ' || of_route
+    RETURN CASE WHEN picket.is_for_programs(kind) AND (kind <> 'webhook' OR coalesce(group_by, 'site') = 'site') THEN NULL
+                WHEN coalesce(group_by, 'route') = 'route' THEN 'route ' || of_route
                 WHEN group_by = 'tag'
                 THEN 'tag ' || coalesce((SELECT tag FROM unnest(site_tags) AS tag WHERE route_tags = '{}' OR tag = ANY (route_tags) LIMIT 1), '')
-                WHEN picket.is_for_programs(kind) THEN NULL
                 ELSE 'site ' || coalesce(of_site::text, subject)
            END;
 
@@ -417,6 +418,34 @@ END $$;
 COMMENT ON FUNCTION picket.channels_removed IS 'Ends what waits for a channel that is removed';
 CREATE TRIGGER channels_removed AFTER DELETE ON picket.channels FOR EACH ROW EXECUTE FUNCTION picket.channels_removed();
 
+-- Services that have acknowledgements of their own are told that somebody takes care of an incident, if
+-- they are told of the incident.
+CREATE FUNCTION picket.acknowledgements_after() RETURNS trigger
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    PERFORM picket.lock_lanes();
+    INSERT INTO picket.notices (transition_id, channel, step, route, lane, due_at)
+    SELECT DISTINCT ON (notice.transition_id, notice.channel)
+           notice.transition_id, notice.channel, 'acknowledgement'::picket.notice_step, notice.route, notice.lane, clock_timestamp()
+    FROM picket.transitions AS opened
+    JOIN picket.notices AS notice ON notice.transition_id = opened.transition_id AND notice.group_key IS NULL
+    JOIN picket.channels AS channel ON channel.name = notice.channel AND channel.kind IN ('pagerduty', 'opsgenie')
+    WHERE opened.incident_id = NEW.incident_id AND opened.event = 'incident.opened'
+      AND (notice.step = 'event' AND notice.state IN ('waiting', 'delivered') OR notice.step = 'escalation' AND notice.state = 'delivered')
+    ORDER BY notice.transition_id, notice.channel, notice.step
+    -- Acknowledged before, and withdrawn: told once more.
+    ON CONFLICT (transition_id, channel, step, number) DO UPDATE
+    SET state = 'waiting', reason = NULL, ended_at = NULL, notification_id = NULL, due_at = clock_timestamp();
+    PERFORM picket.wake_lanes();
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION picket.acknowledgements_after IS 'Has services with acknowledgements told that somebody takes care of an incident';
+CREATE TRIGGER acknowledgements_after AFTER INSERT ON picket.acknowledgements
+    FOR EACH ROW EXECUTE FUNCTION picket.acknowledgements_after();
+
 -- Leases a lane in which there is something to do; no row if there is none. A notifier works in at
 -- most `most_lanes` lanes of a channel, so that one that hangs leaves room for the others. Channels
 -- that deliver come first; of the others only if `with_failing`.
@@ -572,6 +601,28 @@ CREATE FUNCTION picket.end_attempt(of_notification uuid, attempt_end jsonb) RETU
         WHERE notification_id = of_notification AND number = (attempt_end ->> 'number')::integer AND ended_at IS NULL
     $$;
 COMMENT ON FUNCTION picket.end_attempt IS 'Records the end of an attempt';
+
+-- Tells a program once more of the end of what a late attempt may have begun again: its notifier had lost
+-- the lane, and others told both meanwhile.
+CREATE FUNCTION picket.repeat_end(of_notification uuid) RETURNS void
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    PERFORM picket.lock_lanes(message.channel) FROM picket.notifications AS message WHERE message.notification_id = of_notification;
+    UPDATE picket.notices AS repeated SET state = 'waiting', reason = NULL, ended_at = NULL, due_at = clock_timestamp()
+    FROM picket.notices AS begun
+    JOIN picket.transitions AS beginning ON beginning.transition_id = begun.transition_id AND NOT beginning.is_end
+    JOIN picket.transitions AS ended ON ended.subject = beginning.subject AND ended.is_end
+    WHERE begun.notification_id = of_notification AND begun.group_key IS NULL
+      AND repeated.transition_id = ended.transition_id AND repeated.channel = begun.channel AND repeated.step = 'event'
+      AND repeated.state = 'delivered';
+    IF FOUND THEN
+        PERFORM picket.wake_lanes();
+    END IF;
+END $$;
+COMMENT ON FUNCTION picket.repeat_end IS 'Tells a program once more of the end of what a late attempt may have begun again';
 
 -- A channel begins or ceases to fail: an event, told to the other channels whose routes name it.
 CREATE FUNCTION picket.set_channel_failing(of_channel text, failing boolean, error text) RETURNS void

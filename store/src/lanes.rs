@@ -11,11 +11,17 @@ mod work;
 
 use std::time::Duration;
 
-use sqlx::types::{Json, Uuid};
+use serde_json::Value;
+use sqlx::{
+    PgConnection,
+    types::{Json, Uuid},
+};
 
 pub use self::{
     backlog::{Backlog, list_channel_failures, read_backlog},
-    contents::{Lane, LaneChannel, LaneContents, LaneNotice, NoticeKey, NoticeStep, WaitingMessage},
+    contents::{
+        Lane, LaneChannel, LaneContents, LaneNotice, NoticeKey, NoticeStep, StormOutages, WaitingMessage,
+    },
     details::{OutageDetails, find_thread, read_outage_details},
     pings::{
         FiringEvent, PingedChannel, find_chain_problem, list_firing_events, record_due_events, take_pings,
@@ -99,12 +105,13 @@ pub async fn write_lane_work(
     store.with_timeout(LANE_TIMEOUT, "write the notices of a lane", query).await
 }
 
-/// Records the end of an attempt whose lane another notifier has leased since.
+/// Records the end of an attempt whose lane another notifier has leased since. A
+/// program that was told of the end meanwhile is told of the end once more.
 ///
 /// # Errors
 /// If the database cannot be reached in time.
 pub async fn end_attempt(store: &Store, notification: Uuid, end: &AttemptEnd) -> Result<(), Error> {
-    let query = sqlx::query("SELECT picket.end_attempt($1, $2)")
+    let query = sqlx::query("SELECT picket.end_attempt($1, $2), picket.repeat_end($1)")
         .bind(notification)
         .bind(Json(end))
         .execute(&store.pool);
@@ -178,6 +185,10 @@ pub async fn load_lane(store: &Store, lane: &Lane) -> Result<Option<LaneContents
             .bind(&lane.channel)
             .fetch_all(&mut *transaction)
             .await?;
+            let storm_open = match &channel.storm {
+                Some(storm) => read_storm_outages(&mut transaction, &lane.channel, storm).await?,
+                None => StormOutages::default(),
+            };
             let oldest = notices.iter().map(|notice| notice.recorded_at).min();
             let gaps: Vec<(DbTimestamp, DbTimestamp)> =
                 sqlx::query_as("SELECT gap_from, gap_to FROM picket.notification_gaps WHERE gap_to >= $1 ORDER BY gap_from")
@@ -191,10 +202,41 @@ pub async fn load_lane(store: &Store, lane: &Lane) -> Result<Option<LaneContents
                 notices,
                 messages: messages.into_iter().map(|message| (message.notification_id, message)).collect(),
                 open_told: open_told.into_iter().collect(),
+                storm_open,
                 gaps: gaps.into_iter().map(|(from, to)| (from.into(), to.into())).collect(),
             }))
         })
         .await
+}
+
+/// Incidents that the digests of `storm` told and whose ends are not planned yet.
+async fn read_storm_outages(
+    connection: &mut PgConnection,
+    channel: &str,
+    storm: &Value,
+) -> Result<StormOutages, sqlx::Error> {
+    const MAX_NAMES: i64 = 10;
+    let listed = storm["digests"].as_array().into_iter().flatten();
+    let digests: Vec<Uuid> = listed.filter_map(|id| id.as_str()?.parse().ok()).collect();
+    let open: Vec<(Option<String>, i64)> = sqlx::query_as(
+        "SELECT transition.payload ->> 'site', count(*) OVER ()
+         FROM picket.notices AS notice
+         JOIN picket.transitions AS transition ON transition.transition_id = notice.transition_id
+         WHERE notice.notification_id = ANY ($2) AND notice.channel = $1 AND notice.step = 'event' AND notice.state = 'delivered'
+           AND transition.event = 'incident.opened'
+           AND NOT EXISTS (SELECT FROM picket.transitions AS ended
+                           WHERE ended.subject = transition.subject AND ended.is_end AND ended.planned_at IS NOT NULL)
+         ORDER BY transition.transition_id LIMIT $3",
+    )
+    .bind(channel)
+    .bind(digests)
+    .bind(MAX_NAMES)
+    .fetch_all(connection)
+    .await?;
+    Ok(StormOutages {
+        count: open.first().map_or(0, |(_, count)| *count),
+        names: open.into_iter().filter_map(|(name, _)| name).collect(),
+    })
 }
 
 /// Notices that wait in a lane. Transitions of groups that are not due yet are read as well: an
@@ -203,18 +245,22 @@ const LANE_NOTICES_SQL: &str = "
     SELECT notice.transition_id, notice.step::text AS step, notice.number, notice.route, notice.group_key, notice.due_at,
            notice.reason, notice.notification_id, transition.event, transition.subject, transition.is_end,
            transition.incident_id, transition.site_id, transition.payload, transition.recorded_at,
-           other.recorded_at AS other_recorded_at, begun.state::text AS begun_state, begun.reason AS begun_reason,
+           other.recorded_at AS other_recorded_at,
+           CASE WHEN transition.is_end THEN twin_notice.state::text END AS begun_state,
+           CASE WHEN transition.is_end THEN twin_notice.reason END AS begun_reason,
+           CASE WHEN transition.is_end THEN twin_notice.notification_id END AS begun_notification,
+           CASE WHEN NOT transition.is_end THEN twin_notice.state::text END AS end_state,
            EXISTS (SELECT FROM picket.acknowledgements AS acknowledgement
                    WHERE acknowledgement.incident_id = transition.incident_id) AS is_acknowledged,
            picket.silenced_until(transition.site_id, transition.tags, $3) AS silenced_until,
            picket.active_from(route.active, $3) AS active_from,
            route.wait_ms, coalesce(route.delay_ms, 0) AS delay_ms, coalesce(route.remind_ms, 3600000) AS remind_ms,
            coalesce(route.storm_after, 20) AS storm_after,
-           CASE WHEN transition.event = 'incident.opened' THEN
-               (SELECT count(*) FROM picket.transitions AS earlier
-                WHERE earlier.site_id = transition.site_id AND earlier.event = 'incident.opened'
-                  AND earlier.recorded_at > transition.recorded_at - interval '1 hour'
-                  AND earlier.recorded_at <= transition.recorded_at) ELSE 0 END AS recent_openings,
+           flaps.openings AS recent_openings, flaps.since AS flap_since, flaps.down_ms AS flap_down_ms,
+           CASE WHEN notice.step = 'calm' THEN
+               (SELECT change.payload FROM picket.transitions AS change
+                WHERE change.site_id = transition.site_id AND change.event IN ('incident.opened', 'incident.closed')
+                ORDER BY change.recorded_at DESC, change.transition_id DESC LIMIT 1) END AS last_change,
            EXISTS (SELECT FROM picket.notices AS calm
                    JOIN picket.transitions AS flapped ON flapped.transition_id = calm.transition_id
                    WHERE calm.channel = $1 AND calm.lane = $2 AND calm.state = 'waiting' AND calm.step = 'calm'
@@ -227,17 +273,29 @@ const LANE_NOTICES_SQL: &str = "
            CASE WHEN notice.group_key IS NULL THEN
                (SELECT max(before.due_at) FROM picket.transitions AS earlier
                 JOIN picket.notices AS before ON before.transition_id = earlier.transition_id
-                WHERE earlier.subject = transition.subject AND earlier.transition_id < transition.transition_id
+                WHERE earlier.subject = transition.subject
+                  AND (earlier.transition_id < transition.transition_id
+                       -- The incident is there before somebody takes care of it.
+                       OR notice.step = 'acknowledgement' AND earlier.transition_id = transition.transition_id)
                   AND before.channel = $1 AND before.step = 'event' AND before.state = 'waiting') END AS blocked_until
     FROM picket.notices AS notice
     JOIN picket.transitions AS transition ON transition.transition_id = notice.transition_id
     LEFT JOIN picket.routes AS route ON route.name = notice.route
     LEFT JOIN LATERAL (SELECT twin.transition_id, twin.recorded_at FROM picket.transitions AS twin
                        WHERE twin.subject = transition.subject AND twin.is_end <> transition.is_end LIMIT 1) AS other ON true
-    LEFT JOIN LATERAL (SELECT told.state, told.reason FROM picket.notices AS told
-                       WHERE transition.is_end AND told.transition_id = other.transition_id AND told.channel = notice.channel
+    LEFT JOIN LATERAL (SELECT told.state, told.reason, told.notification_id FROM picket.notices AS told
+                       WHERE told.transition_id = other.transition_id AND told.channel = notice.channel
                          AND told.step IN ('event', 'escalation')
-                       ORDER BY told.state = 'delivered' DESC, told.step LIMIT 1) AS begun ON true
+                       ORDER BY told.state = 'delivered' DESC, told.step LIMIT 1) AS twin_notice ON true
+    CROSS JOIN LATERAL (SELECT count(*) AS openings, min(incident.opened_at) AS since,
+                               coalesce(sum(extract(epoch FROM least(incident.closed_at, $3) - incident.opened_at)) * 1000, 0)::bigint
+                                   AS down_ms
+                        FROM picket.transitions AS earlier
+                        LEFT JOIN picket.incidents AS incident ON incident.incident_id = earlier.incident_id
+                        WHERE (transition.event = 'incident.opened' OR notice.step = 'calm')
+                          AND earlier.site_id = transition.site_id AND earlier.event = 'incident.opened'
+                          AND earlier.recorded_at > transition.recorded_at - interval '1 hour'
+                          AND (earlier.recorded_at <= transition.recorded_at OR notice.step = 'calm')) AS flaps
     WHERE notice.channel = $1 AND notice.lane = $2 AND notice.state = 'waiting'
       AND CASE WHEN notice.group_key IS NOT NULL THEN notice.step = 'event' OR notice.due_at <= $3
                ELSE notice.transition_id = ANY (ARRAY(

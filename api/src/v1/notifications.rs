@@ -130,7 +130,8 @@ api_row! {
         site: Option<String>,
         /// Name of the channel.
         channel: String,
-        /// `event`, `reminder`, `escalation` or `calm` (a site that was flapping has become steady).
+        /// `event`, `reminder`, `escalation`, `calm` (a site that was flapping has become steady) or
+        /// `acknowledgement` (as PagerDuty and Opsgenie are told).
         step: String,
         /// Number of the reminder or of the step.
         number: i16,

@@ -50,6 +50,8 @@ fn follow(
         keys: vec![notice.key()],
         notice: &notice,
         note: None,
+        headline: None,
+        lasting: None,
         attempted: None,
     };
     let outgoing = PlannedMessage {

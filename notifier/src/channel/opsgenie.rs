@@ -98,15 +98,17 @@ impl Receiver for OpsgenieSettings {
             HttpRequest::post_json(url, &self.render_creation(message, &alias))
                 .with_authorization("GenieKey", &key)
         };
-        let close = || -> Result<HttpRequest, Unsendable> {
-            let mut url = join_url(self.base(), &["v2", "alerts", &alias, "close"])?;
+        let change = |action: &str, note: String| -> Result<HttpRequest, Unsendable> {
+            let mut url = join_url(self.base(), &["v2", "alerts", &alias, action])?;
             url.query_pairs_mut().append_pair("identifierType", "alias");
             let key = keys.value(&self.api_key, &url)?;
-            let note = Layout::new(message, &Plain).fit_body(MAX_DESCRIPTION_CHARS, str::len);
             HttpRequest::post_json(url, &json!({ "source": "Picket", "note": note }))
                 .with_authorization("GenieKey", &key)
         };
+        let close =
+            || change("close", Layout::new(message, &Plain).fit_body(MAX_DESCRIPTION_CHARS, str::len));
         match message.purpose {
+            Purpose::Acknowledgement => Ok(vec![change("acknowledge", "acknowledged in Picket".to_owned())?]),
             // A test leaves nothing open.
             Purpose::Test => Ok(vec![create()?, close()?]),
             _ if is_end(message) => Ok(vec![close()?]),
@@ -125,10 +127,8 @@ impl Receiver for OpsgenieSettings {
         let data = &answer.json()["data"];
         let status = data["status"].as_str().unwrap_or_default();
         match data["isSuccess"].as_bool() {
-            // To close what is not open is what was wanted.
-            Some(false) if status.contains("does not exist") || status.contains("already closed") => {
-                announced
-            }
+            // What was wanted is so: what is to be closed is not open, or somebody was quicker.
+            Some(false) if status.contains("does not exist") || status.contains("already") => announced,
             Some(false) => answer.end_with(AttemptOutcome::Refused),
             // Done, or not looked at yet, or not to be looked up with this key.
             _ => announced,
@@ -151,11 +151,15 @@ mod tests {
     }
 
     #[test]
-    fn an_alert_is_closed_by_its_alias() {
+    fn an_alert_is_acknowledged_and_closed_by_its_alias() {
         let opened = Rendered::of(ChannelKind::Opsgenie, &settings(), &samples::down());
         let closed = Rendered::of(ChannelKind::Opsgenie, &settings(), &samples::up());
 
+        let acknowledged = Rendered::of(ChannelKind::Opsgenie, &settings(), &samples::acknowledgement());
+
         let alias = opened.json()["alias"].as_str().unwrap().replace('/', "%2F");
+        let expected = format!("{API_URL}/v2/alerts/{alias}/acknowledge?identifierType=alias");
+        assert_eq!(acknowledged.url, expected);
         assert_eq!(closed.url, format!("{API_URL}/v2/alerts/{alias}/close?identifierType=alias"));
         assert_eq!(opened.header("authorization"), "GenieKey token-value-0123456789");
         for message in hostile_messages().into_iter().chain(long_messages()) {

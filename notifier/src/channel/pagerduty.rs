@@ -50,6 +50,9 @@ impl PagerdutySettings {
         if is_end {
             return json!({ "routing_key": routing_key, "event_action": "resolve", "dedup_key": key });
         }
+        if message.purpose == Purpose::Acknowledgement {
+            return json!({ "routing_key": routing_key, "event_action": "acknowledge", "dedup_key": key });
+        }
         let item = message.items.first();
         let details = Layout::new(message, &Plain).fit_body(MAX_DETAILS_CHARS, count);
         let mut event = json!({
@@ -124,6 +127,18 @@ mod tests {
         );
         assert_eq!(opened["dedup_key"], closed["dedup_key"]);
         assert!(opened["dedup_key"].as_str().unwrap().starts_with("picket/"));
+    }
+
+    #[test]
+    fn an_acknowledgement_has_the_key_of_its_opening() {
+        let opened = Rendered::of(ChannelKind::Pagerduty, &settings(), &samples::down()).json();
+        let acknowledged =
+            Rendered::of(ChannelKind::Pagerduty, &settings(), &samples::acknowledgement()).json();
+
+        let expected = json!({
+            "routing_key": opened["routing_key"], "event_action": "acknowledge", "dedup_key": opened["dedup_key"],
+        });
+        assert_eq!(acknowledged, expected);
     }
 
     #[test]

@@ -103,11 +103,15 @@ impl Receiver for PushoverSettings {
     }
 
     fn read_answer(&self, answer: &Answer) -> Attempt {
-        match (answer.status, answer.json().get("receipt")) {
+        let said = answer.json();
+        // The key and not the message is at fault, although the status is the same.
+        let is_key_refused = ["token", "user"].iter().any(|name| said[name] == "invalid");
+        match (answer.status, said.get("receipt")) {
             (200, Some(receipt)) => {
                 let receiver_ref = Some(json!({ "receipt": receipt }));
                 answer.end_with(AttemptOutcome::Delivered { receiver_ref })
             }
+            (400, _) if is_key_refused => answer.retry_later(true),
             _ => answer.judge(),
         }
     }
@@ -153,6 +157,20 @@ mod tests {
         let cancelled = format!("{API_URL}/1/receipts/rLqVuqTRh62UzxtmqiaLzQmVcPgiCy/cancel.json");
         assert_eq!((closed.len(), closed[0].url.as_str()), (2, cancelled.as_str()));
         assert_eq!(closed[1].json()["priority"], 0);
+    }
+
+    #[test]
+    fn a_key_that_is_refused_is_tried_again_and_the_channel_fails() {
+        let receiver = parse(ChannelKind::Pushover, &settings(1)).unwrap().http().receiver.clone();
+        let read = |body: serde_json::Value| receiver.read_answer(&Answer::of_json(400, &body)).outcome;
+
+        let token = json!({"token": "invalid", "errors": ["application token is invalid"], "status": 0});
+        assert_eq!(read(token), AttemptOutcome::retry(None, true));
+        let user = json!({"user": "invalid", "errors": ["user identifier is not a valid user"], "status": 0});
+        assert_eq!(read(user), AttemptOutcome::retry(None, true));
+        let message =
+            json!({"message": "cannot be blank", "errors": ["message cannot be blank"], "status": 0});
+        assert_eq!(read(message), AttemptOutcome::Refused);
     }
 
     #[test]

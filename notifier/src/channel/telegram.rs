@@ -19,6 +19,17 @@ const API_URL: &str = "https://api.telegram.org";
 /// Length of a message; markup counts here although it does not there.
 const MAX_TEXT: usize = 4_096;
 
+/// Parts of descriptions of refusals with status 400 for which the chat is at fault, which people mend.
+const CHAT_FAULTS: [&str; 7] = [
+    "chat not found",
+    "thread not found",
+    "TOPIC_CLOSED",
+    "not enough rights",
+    "have no rights",
+    "CHAT_WRITE_FORBIDDEN",
+    "PEER_ID_INVALID",
+];
+
 /// Settings of a chat in Telegram.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -100,9 +111,7 @@ impl Receiver for TelegramSettings {
             }
             200 => answer.retry_later(false),
             // The channel and not the message is at fault.
-            400 if description.contains("chat not found") || description.contains("thread not found") => {
-                answer.retry_later(true)
-            }
+            400 if CHAT_FAULTS.iter().any(|fault| description.contains(fault)) => answer.retry_later(true),
             _ => {
                 let in_body = parameters["retry_after"].as_f64().and_then(seconds_to_duration);
                 answer.judge_with_delay(answer.retry_after().or(in_body))
@@ -170,6 +179,11 @@ mod tests {
         assert_eq!(read(429, limited), retry(Some(31), false));
         let unknown = json!({"ok": false, "error_code": 400, "description": "Bad Request: chat not found"});
         assert_eq!(read(400, unknown), retry(None, true));
+        let closed = json!({"ok": false, "error_code": 400, "description": "Bad Request: TOPIC_CLOSED"});
+        assert_eq!(read(400, closed), retry(None, true));
+        let muted = json!({"ok": false, "error_code": 400,
+            "description": "Bad Request: not enough rights to send text messages to the chat"});
+        assert_eq!(read(400, muted), retry(None, true));
         let long = json!({"ok": false, "error_code": 400, "description": "Bad Request: message is too long"});
         assert_eq!(read(400, long), AttemptOutcome::Refused);
         let blocked =

@@ -1,6 +1,6 @@
 //! Twilio: text messages of at most two segments.
 
-use picket_proto::{ValidationError, http_options::SecretRef};
+use picket_proto::{ValidationError, http_options::SecretRef, validation::sanitize_text};
 use reqwest::{
     Method,
     header::{CONTENT_TYPE, HeaderValue},
@@ -17,7 +17,7 @@ use crate::{
     answer::Answer,
     attempt::{Attempt, AttemptOutcome},
     message::Message,
-    text::{count_utf16, cut_text, describe_more, title_line},
+    text::{count_utf16, cut_text, describe_names, title_line},
 };
 
 const API_URL: &str = "https://api.twilio.com";
@@ -88,22 +88,31 @@ impl Receiver for TwilioSettings {
     }
 }
 
-/// The title, the number of what it does not name, and the link if it fits.
+/// The title with its count, then of several items the names that fit and the number of the others, and
+/// the link if it fits.
 fn shorten_text(message: &Message) -> String {
-    let fits = |text: &str| is_short(text);
-    let mut text = title_line(message);
+    let mut title = title_line(message);
     if message.is_repeat {
-        text.push_str(" (sent again)");
+        title.push_str(" (sent again)");
     }
-    let more = (message.hidden_items > 0).then(|| format!(", {}", describe_more(message.hidden_items)));
     let link = message.link.as_ref().map(|link| format!(" {link}"));
-    for addition in more.into_iter().chain(link) {
-        let longer = format!("{text}{addition}");
-        if fits(&longer) {
-            text = longer;
-        }
-    }
-    cut_text(&text, 1, &|text| if is_short(text) { 1 } else { 2 })
+    let links = [link.unwrap_or_default(), String::new()];
+    let named = links.iter().flat_map(|link| list_items(message).into_iter().map(move |names| (names, link)));
+    let unnamed = links.iter().map(|link| (String::new(), link));
+    let mut texts = named.chain(unnamed).map(|(names, link)| format!("{title}{names}{link}"));
+    let fitting = texts.find(|text| is_short(text)).unwrap_or_else(|| title.clone());
+    cut_text(&fitting, 1, &|text| if is_short(text) { 1 } else { 2 })
+}
+
+/// `; site-1, site-2 and 3 more`, with fewer names each time; nothing if the title names all.
+fn list_items(message: &Message) -> Vec<String> {
+    const MAX_NAMES: usize = 5;
+    const MAX_NAME_BYTES: usize = 40;
+    let count = message.items.len() + message.hidden_items;
+    let names: Vec<String> =
+        message.items.iter().take(MAX_NAMES).map(|item| sanitize_text(&item.name, MAX_NAME_BYTES)).collect();
+    let most = if count > 1 { names.len() } else { 0 };
+    (1..=most).rev().map(|shown| format!("; {}", describe_names(&names[..shown], count))).collect()
 }
 
 /// True if `text` takes at most two segments.
@@ -150,6 +159,22 @@ mod tests {
             assert!(is_short(&text) && text.starts_with("DOWN"), "{text}");
         }
         assert!(shorten_text(&samples::down()).ends_with("https://picket.example.com/incidents/17"));
+    }
+
+    #[test]
+    fn a_text_about_many_sites_has_their_count_then_names_and_the_number_of_the_others() {
+        assert_eq!(
+            shorten_text(&samples::digest()),
+            "DOWN 173 sites: connection refused (131), timeout (42); site-1.example.com, site-2.example.com, \
+             site-3.example.com, site-4.example.com, site-5.example.com and 168 more \
+             https://picket.example.com/incidents"
+        );
+        let mut long = samples::digest();
+        for item in &mut long.items {
+            item.name = format!("{} {}", "東".repeat(10), item.name);
+        }
+        let text = shorten_text(&long);
+        assert!(is_short(&text) && text.contains(" more"), "{text}");
     }
 
     #[test]

@@ -99,6 +99,7 @@ fn render_body(message: &Message) -> Value {
                 Purpose::Digest => "notification.digest",
                 Purpose::Reminder => "notification.reminder",
                 Purpose::Escalation => "notification.escalation",
+                Purpose::Acknowledgement => "notification.acknowledgement",
                 Purpose::Test => "notification.test",
                 Purpose::Alert => "notification.alert",
             };

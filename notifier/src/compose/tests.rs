@@ -25,6 +25,8 @@ fn outgoing(notices: &[LaneNotice], is_single: bool) -> PlannedMessage<'_> {
         notice,
         keys: vec![notice.key()],
         note: None,
+        headline: None,
+        lasting: None,
         attempted: None,
     };
     PlannedMessage {
@@ -135,4 +137,66 @@ fn a_region_and_a_channel_have_their_names() {
     let message = compose(&outgoing(&notices, false), &context());
     let names: Vec<_> = message.items.iter().map(|item| item.name.as_str()).collect();
     assert_eq!(names, ["eu", "ops"]);
+}
+
+/// The title of a message about `notices`, each with `headline` and `lasting`.
+fn title_of(
+    purpose: Purpose,
+    notices: &[LaneNotice],
+    headline: Option<&str>,
+    lasting: Option<&'static str>,
+) -> String {
+    let mut planned = PlannedMessage { purpose, ..outgoing(notices, false) };
+    for told in &mut planned.told {
+        (told.headline, told.lasting) = (headline.map(str::to_owned), lasting);
+    }
+    compose(&planned, &context()).title
+}
+
+#[test]
+fn a_title_says_for_how_long_it_lasts_where_the_reader_cannot_know() {
+    let one = [site(1, "timeout", &["shop"])];
+    for (purpose, lasting, expected) in [
+        (Purpose::Reminder, "", "STILL DOWN site-1.example for 10 min: timeout (2 of 3 regions)"),
+        (
+            Purpose::Escalation,
+            "unacknowledged",
+            "DOWN site-1.example for 10 min, unacknowledged: timeout (2 of 3 regions)",
+        ),
+        (
+            Purpose::Alert,
+            "silenced until now",
+            "DOWN site-1.example for 10 min, silenced until now: timeout (2 of 3 regions)",
+        ),
+    ] {
+        assert_eq!(title_of(purpose, &one, None, Some(lasting)), expected);
+    }
+    let two = [site(1, "timeout", &["shop"]), site(2, "timeout", &["shop"])];
+    let together = title_of(Purpose::Escalation, &two, None, Some("unacknowledged"));
+    assert_eq!(together, "DOWN 2 sites with tag shop, unacknowledged: timeout (2)");
+    assert_eq!(
+        title_of(Purpose::Reminder, &two, None, Some("")),
+        "STILL DOWN 2 sites with tag shop: timeout (2)"
+    );
+    assert_eq!(title_of(Purpose::Acknowledgement, &one, None, None), "ACKNOWLEDGED site-1.example");
+}
+
+#[test]
+fn a_site_that_flapped_is_told_with_its_last_outage_and_not_with_the_one_that_made_it_flapping() {
+    let steady = LaneNotice {
+        is_site_down: false,
+        last_change: Some(Json(json!({
+            "event": "incident.closed", "incident_id": 9, "site": "site-1.example", "cause": "dns", "regions": ["eu"],
+            "opened_at": "2025-11-27T11:30:00.000000Z", "closed_at": "2025-11-27T11:35:00.000000Z"
+        }))),
+        ..site(1, "timeout", &[])
+    };
+    let notices = [steady];
+    let message = compose(&outgoing(&notices, false), &context());
+    let item = &message.items[0];
+    assert_eq!(
+        (item.incident_id, item.duration.as_secs(), item.cause.as_deref()),
+        (Some(9), 300, Some("name not resolved"))
+    );
+    assert_eq!(item.closed_at, Some("2025-11-27T11:35:00Z".parse().unwrap()));
 }

@@ -32,8 +32,10 @@ pub(super) fn build_title(purpose: Purpose, items: &[Item]) -> String {
         Purpose::Reminder => "STILL ",
         _ => "",
     };
-    if let [item] = items {
-        return format!("{prefix}{}", describe_item(item));
+    match items {
+        [item] if purpose == Purpose::Acknowledgement => return format!("ACKNOWLEDGED {}", item.name),
+        [item] => return format!("{prefix}{}", describe_item(item)),
+        _ => {}
     }
     let mut verdicts: BTreeMap<Verdict, Vec<&Item>> = BTreeMap::new();
     for item in items {
@@ -49,6 +51,9 @@ pub(super) fn build_title(purpose: Purpose, items: &[Item]) -> String {
     let mut title = format!("{prefix}{}", parts.join(", "));
     if let Some(tag) = find_common_tag(items) {
         title.push_str(&format!(" with tag {tag}"));
+    }
+    if purpose == Purpose::Escalation {
+        title.push_str(", unacknowledged");
     }
     let causes: Vec<String> =
         count_items(items).causes.iter().take(3).map(|(cause, count)| format!("{cause} ({count})")).collect();

@@ -2,13 +2,11 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use picket_proto::Timestamp;
+use picket_proto::{Timestamp, duration::describe_duration};
 use picket_store::lanes::{LaneContents, LaneNotice, NoticeStep};
 use serde_json::Value;
 
 use super::PlannedItem;
-use picket_proto::duration::describe_duration;
-
 use crate::message::Verdict;
 
 /// Openings of a site within an hour that make it flapping.
@@ -39,7 +37,10 @@ pub(super) fn decide_fates(contents: &LaneContents) -> Vec<(&LaneNotice, Fate<'_
     let mut fates: Vec<(&LaneNotice, Fate<'_>)> = Vec::with_capacity(contents.notices.len());
     // Places of beginnings that wait here, by subject.
     let mut begun: HashMap<&str, usize> = HashMap::new();
+    // Places of the sites that are told here to be flapping.
+    let mut flapping: HashMap<i64, usize> = HashMap::new();
     for notice in &contents.notices {
+        let begun_place = begun.get(notice.subject.as_str()).copied();
         let fate = if !contents.channel.enabled {
             Fate::Suppress("channel_paused")
         } else if let Some(until) = notice.blocked_until.map(Timestamp::from)
@@ -49,29 +50,44 @@ pub(super) fn decide_fates(contents: &LaneContents) -> Vec<(&LaneNotice, Fate<'_
             Fate::Wait(until, None)
         } else {
             match (notice.step, notice.is_end) {
-                (NoticeStep::Event, false) => decide_beginning(notice, contents.now),
-                (NoticeStep::Event, true) => {
-                    match begun.get(notice.subject.as_str()).map(|place| &mut fates[*place].1) {
-                        // One line tells both.
-                        Some(Fate::Notify(told)) if is_for_people(notice) => {
-                            told.verdict = Verdict::of_both(told.notice, notice);
-                            told.notice = notice;
-                            told.attempted = told
-                                .attempted
-                                .or_else(|| notice.notification_id.map(|id| (id, notice.due_at.into())));
-                            told.keys.push(notice.key());
-                            continue;
-                        }
-                        Some(Fate::Suppress(reason)) => Fate::Suppress(reason),
-                        // Programs are told of the beginning first.
-                        Some(Fate::Notify(_)) => plan_item(notice, Verdict::of_notice(notice)),
-                        Some(Fate::Wait(until, reason)) => Fate::Wait(*until, *reason),
-                        None => decide_end(notice, contents.now),
+                (NoticeStep::Event, false) => decide_beginning(notice, contents),
+                (NoticeStep::Event, true) => match begun_place.map(|place| &mut fates[place].1) {
+                    // One line tells both.
+                    Some(Fate::Notify(told)) if is_for_people(notice) => {
+                        add_end(told, notice);
+                        continue;
                     }
-                }
+                    Some(Fate::Suppress(reason)) => Fate::Suppress(reason),
+                    // Programs are told of the beginning first.
+                    Some(Fate::Notify(_)) => plan_item(notice, Verdict::of_notice(notice)).into(),
+                    Some(Fate::Wait(until, reason)) => Fate::Wait(*until, *reason),
+                    None => decide_end(notice, contents.now),
+                },
                 (NoticeStep::Reminder | NoticeStep::Escalation, _) => decide_later(notice, contents.now),
                 (NoticeStep::Calm, _) => decide_calm(notice, contents.now),
+                (NoticeStep::Acknowledgement, _) => match begun_place.map(|place| &fates[place].1) {
+                    Some(Fate::Wait(until, _)) => Fate::Wait(*until, None),
+                    Some(Fate::Suppress(_)) => Fate::Suppress("beginning_not_told"),
+                    Some(Fate::Notify(_)) | None => decide_acknowledgement(notice),
+                },
             }
+        };
+        let fate = match fate {
+            Fate::Notify(told) if told.verdict == Verdict::Flapping => {
+                let site = notice.site_id.unwrap_or(notice.transition_id);
+                match flapping.get(&site).and_then(|place| fates.get_mut(*place)) {
+                    // One line tells of all changes of the site.
+                    Some((_, Fate::Notify(first))) => {
+                        first.headline = told.headline;
+                        Fate::Suppress("flapping")
+                    }
+                    _ => {
+                        flapping.insert(site, fates.len());
+                        Fate::Notify(told)
+                    }
+                }
+            }
+            fate => fate,
         };
         if notice.step == NoticeStep::Event && !notice.is_end {
             begun.insert(&notice.subject, fates.len());
@@ -81,17 +97,41 @@ pub(super) fn decide_fates(contents: &LaneContents) -> Vec<(&LaneNotice, Fate<'_
     fates
 }
 
+/// Tells of an end in the line of its beginning.
+fn add_end<'a>(told: &mut PlannedItem<'a>, end: &'a LaneNotice) {
+    told.verdict = match (told.verdict, Verdict::of_both(told.notice, end)) {
+        (Verdict::Flapping, Verdict::WasDown) => Verdict::Flapping,
+        (_, verdict) => {
+            (told.headline, told.note, told.lasting) = (None, None, None);
+            verdict
+        }
+    };
+    told.notice = end;
+    told.attempted = told.attempted.or_else(|| end.notification_id.map(|id| (id, end.due_at.into())));
+    told.keys.push(end.key());
+}
+
 fn is_for_people(notice: &LaneNotice) -> bool {
     notice.group_key.is_some()
 }
 
-fn plan_item(notice: &LaneNotice, verdict: Verdict) -> Fate<'_> {
-    plan_item_with_note(notice, verdict, None)
+fn plan_item(notice: &LaneNotice, verdict: Verdict) -> PlannedItem<'_> {
+    let attempted = notice.notification_id.map(|id| (id, Timestamp::from(notice.due_at)));
+    PlannedItem {
+        verdict,
+        notice,
+        keys: vec![notice.key()],
+        note: None,
+        headline: None,
+        lasting: None,
+        attempted,
+    }
 }
 
-fn plan_item_with_note(notice: &LaneNotice, verdict: Verdict, note: Option<String>) -> Fate<'_> {
-    let attempted = notice.notification_id.map(|id| (id, Timestamp::from(notice.due_at)));
-    Fate::Notify(PlannedItem { verdict, notice, keys: vec![notice.key()], note, attempted })
+impl<'a> From<PlannedItem<'a>> for Fate<'a> {
+    fn from(told: PlannedItem<'a>) -> Self {
+        Self::Notify(told)
+    }
 }
 
 /// The wait for silence or for the route's hours; `None` if it may be told now.
@@ -106,58 +146,86 @@ fn find_quiet(notice: &LaneNotice, now: Timestamp) -> Option<(Timestamp, &'stati
     }
 }
 
-fn decide_beginning(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
+fn decide_beginning<'a>(notice: &'a LaneNotice, contents: &LaneContents) -> Fate<'a> {
+    let now = contents.now;
     let recorded = Timestamp::from(notice.recorded_at);
     let held = notice.reason.as_deref();
+    let is_flapping = is_for_people(notice)
+        && notice.event == "incident.opened"
+        && notice.recent_openings >= FLAPPING_OPENINGS;
     if let Some(ended) = notice.other_recorded_at.map(Timestamp::from) {
         let lasted = ended.saturating_duration_since(recorded);
         let wait = if is_for_people(notice) { wait_time(notice) } else { Duration::ZERO };
         // An attempt may have reached the receiver.
         let is_attempted = notice.notification_id.is_some();
+        let message = notice.notification_id.and_then(|id| contents.messages.get(&id));
+        let is_end_unknown = message.is_some_and(|message| message.is_end_unknown);
         return match held {
             Some("silenced") if !is_attempted => Fate::Suppress("silenced"),
             Some("outside_hours") if !is_attempted => Fate::Suppress("outside_hours"),
             _ if !is_attempted && notice.silenced_until.is_some() => Fate::Suppress("silenced"),
             _ if !is_attempted && lasted < delay_time(notice) + wait => Fate::Suppress("brief"),
-            _ if !is_for_people(notice) => plan_item(notice, Verdict::of_notice(notice)),
-            _ if is_flapping(notice) => Fate::Suppress("flapping"),
-            _ if now.saturating_duration_since(ended) > STALE_TIME => Fate::Suppress("stale"),
-            _ => plan_item(notice, Verdict::WasDown),
+            // Tried again after a failure. The receiver would keep it open for ever.
+            _ if !is_for_people(notice) && notice.end_state.as_deref() == Some("delivered") => {
+                Fate::Suppress("closed")
+            }
+            _ if !is_for_people(notice) => plan_item(notice, Verdict::of_notice(notice)).into(),
+            _ if notice.is_flapping => Fate::Suppress("flapping"),
+            _ if !is_end_unknown && now.saturating_duration_since(ended) > STALE_TIME => {
+                Fate::Suppress("stale")
+            }
+            _ if is_flapping => plan_flapping(notice, now).into(),
+            _ => plan_item(notice, Verdict::WasDown).into(),
         };
     }
     if let Some((until, reason)) = find_quiet(notice, now) {
         return Fate::Wait(until, Some(reason));
     }
-    if is_for_people(notice) && notice.event == "incident.opened" {
-        if notice.is_flapping {
-            return Fate::Suppress("flapping");
-        }
-        if notice.recent_openings >= FLAPPING_OPENINGS {
-            let note = format!(
-                "{} times within an hour: no single change is told until it has been steady for {}",
-                notice.recent_openings,
-                describe_duration(CALM_TIME)
-            );
-            return plan_item_with_note(notice, Verdict::Flapping, Some(note));
-        }
+    if is_for_people(notice) && notice.event == "incident.opened" && notice.is_flapping {
+        return Fate::Suppress("flapping");
     }
-    let note = match held {
-        Some("silenced") => Some("silenced until now".to_owned()),
-        Some("outside_hours") => Some("held back until the hours of the route".to_owned()),
-        _ => None,
+    if is_flapping {
+        return plan_flapping(notice, now).into();
+    }
+    let (note, lasting) = match held {
+        Some("silenced") => ("silenced until now", "silenced until now"),
+        Some("outside_hours") => {
+            ("it began outside the active hours of the route", "outside your hours until now")
+        }
+        _ => return plan_item(notice, Verdict::of_notice(notice)).into(),
     };
-    plan_item_with_note(notice, Verdict::of_notice(notice), note)
+    let told = plan_item(notice, Verdict::of_notice(notice));
+    PlannedItem { note: Some(note.to_owned()), lasting: Some(lasting), ..told }.into()
 }
 
-fn is_flapping(notice: &LaneNotice) -> bool {
-    notice.is_flapping || notice.recent_openings > FLAPPING_OPENINGS
+/// A site that goes down and up often, with its state at this moment.
+fn plan_flapping(notice: &LaneNotice, now: Timestamp) -> PlannedItem<'_> {
+    let state = if notice.is_site_down { "down" } else { "up" };
+    let down = Duration::from_millis(u64::try_from(notice.flap_down_ms).unwrap_or(0));
+    let headline = format!("{}; {state} now", describe_flaps(notice, now, down));
+    let note = format!(
+        "no single change of the site is told until it has been steady for {}",
+        describe_duration(CALM_TIME)
+    );
+    PlannedItem { note: Some(note), headline: Some(headline), ..plan_item(notice, Verdict::Flapping) }
+}
+
+/// `3 times in 40 min, down 9 min of it`.
+fn describe_flaps(notice: &LaneNotice, until: Timestamp, down: Duration) -> String {
+    let since = notice.flap_since.map_or(until, Timestamp::from);
+    let (span, times) = (until.saturating_duration_since(since), notice.recent_openings);
+    format!("{times} times in {}, down {} of it", describe_duration(span), describe_duration(down))
 }
 
 fn decide_end(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
     match notice.begun_state.as_deref() {
         // The channel knows that the site flapped, or that it was down once it was steady.
         Some("suppressed") if notice.begun_reason.as_deref() == Some("flapping") && !notice.is_flapping => {
-            plan_item(notice, Verdict::of_notice(notice))
+            plan_item(notice, Verdict::of_notice(notice)).into()
+        }
+        // It was attempted before, and may be open there.
+        Some("suppressed") if !is_for_people(notice) && notice.begun_notification.is_some() => {
+            plan_item(notice, Verdict::of_notice(notice)).into()
         }
         Some("suppressed") => Fate::Suppress(known_reason(notice.begun_reason.as_deref())),
         Some("waiting") => Fate::Wait(now.saturating_add(RETRY_TIME), None),
@@ -171,9 +239,11 @@ fn decide_end(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
             if is_for_people(notice) && notice.is_flapping {
                 return Fate::Suppress("flapping");
             }
-            match state {
-                Some("failed") if is_for_people(notice) => plan_item(notice, Verdict::WasDown),
-                _ => plan_item(notice, Verdict::of_notice(notice)),
+            match (state, Verdict::of_notice(notice)) {
+                (Some("failed"), Verdict::Up) if is_for_people(notice) => {
+                    plan_item(notice, Verdict::WasDown).into()
+                }
+                (_, verdict) => plan_item(notice, verdict).into(),
             }
         }
     }
@@ -204,27 +274,54 @@ fn decide_later(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
     if is_reminder && notice.is_flapping {
         return Fate::Suppress("flapping");
     }
-    let lasting = describe_duration(now.saturating_duration_since(notice.recorded_at.into()));
-    let note = match is_reminder {
-        true => format!("still so after {lasting}"),
-        false => format!("nobody has acknowledged for {lasting}"),
-    };
-    plan_item_with_note(notice, Verdict::of_notice(notice), Some(note))
+    let told = plan_item(notice, Verdict::of_notice(notice));
+    match is_reminder {
+        true => PlannedItem { lasting: Some(""), ..told },
+        false => {
+            let lasting = now.saturating_duration_since(notice.recorded_at.into());
+            let note = format!("nobody has acknowledged it for {}", describe_duration(lasting));
+            PlannedItem { note: Some(note), lasting: Some("unacknowledged"), ..told }
+        }
+    }
+    .into()
+}
+
+/// An acknowledgement, for a service with acknowledgements of its own.
+fn decide_acknowledgement(notice: &LaneNotice) -> Fate<'_> {
+    if notice.other_recorded_at.is_some() {
+        return Fate::Suppress("closed");
+    }
+    match notice.is_acknowledged {
+        true => plan_item(notice, Verdict::of_notice(notice)).into(),
+        false => Fate::Suppress("withdrawn"),
+    }
 }
 
 /// A site that was flapping: told once it has not changed for a time.
 fn decide_calm(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
-    let changed = notice.site_changed_at.map_or(notice.recorded_at, |at| at);
-    let calm = Timestamp::from(changed).saturating_add(CALM_TIME);
+    let changed = Timestamp::from(notice.site_changed_at.unwrap_or(notice.recorded_at));
+    let calm = changed.saturating_add(CALM_TIME);
     if calm > now {
         return Fate::Wait(calm, None);
     }
     if let Some((until, reason)) = find_quiet(notice, now) {
         return Fate::Wait(until, Some(reason));
     }
-    let verdict = if notice.is_site_down { Verdict::Down } else { Verdict::Up };
-    let note = format!("steady for {} after it went down and up often", describe_duration(CALM_TIME));
-    plan_item_with_note(notice, verdict, Some(note))
+    let last = notice.last_change.as_ref().map(|payload| &payload.0);
+    let verdict = match last {
+        _ if notice.is_site_down => Verdict::Down,
+        Some(payload) => Verdict::of_event("incident.closed", payload),
+        None => Verdict::Up,
+    };
+    let steady = now.saturating_duration_since(changed);
+    let down = Duration::from_millis(u64::try_from(notice.flap_down_ms).unwrap_or(0));
+    // The outage that lasts is none of the flapping.
+    let down = if notice.is_site_down { down.saturating_sub(steady) } else { down };
+    let (state, steady) =
+        (if notice.is_site_down { "still down" } else { "steady" }, describe_duration(steady));
+    let headline =
+        format!("{state} for {steady}, after it flapped {}", describe_flaps(notice, changed, down));
+    PlannedItem { headline: Some(headline), ..plan_item(notice, verdict) }.into()
 }
 
 /// Wait of the route to collect further beginnings.

@@ -1,5 +1,7 @@
 //! When the notices of a group become a message.
 
+use std::collections::HashMap;
+
 use picket_proto::Timestamp;
 use picket_store::lanes::NoticeStep;
 
@@ -7,31 +9,55 @@ use super::{
     PlannedItem,
     fate::{delay_time, wait_time},
 };
+use crate::message::Verdict;
 
 /// A group waits at most this many times its wait while more arrives.
 const MAX_EXTENSION: u32 = 3;
 
 /// What is to be told to a channel in a single message.
 #[derive(Debug, Default)]
-pub(super) struct Group<'a>(Vec<PlannedItem<'a>>);
+pub(super) struct Group<'a> {
+    items: Vec<PlannedItem<'a>>,
+    /// Places of the lines about incidents, by site.
+    sites: HashMap<i64, usize>,
+}
 
 impl<'a> Group<'a> {
-    pub(super) fn push(&mut self, told: PlannedItem<'a>) {
-        self.0.push(told);
+    /// Adds a line. An incident of a site that was down before is told in the same line: people are told how
+    /// the site is, and not that it is up as well.
+    pub(super) fn push(&mut self, mut told: PlannedItem<'a>) {
+        let site = told.notice.site_id.filter(|_| is_about_incident(&told));
+        let earlier =
+            site.and_then(|site| self.sites.get(&site)).and_then(|place| self.items.get_mut(*place));
+        match earlier.filter(|earlier| matches!(earlier.verdict, Verdict::Up | Verdict::WasDown)) {
+            Some(earlier) => {
+                told.keys.splice(0..0, earlier.keys.drain(..));
+                told.attempted = told.attempted.or(earlier.attempted);
+                *earlier = told;
+            }
+            None => {
+                self.sites.extend(site.map(|site| (site, self.items.len())));
+                self.items.push(told);
+            }
+        }
     }
 
     pub(super) fn items(&self) -> &[PlannedItem<'a>] {
-        &self.0
+        &self.items
     }
 
-    pub(super) fn into_items(self) -> Vec<PlannedItem<'a>> {
-        self.0
+    /// Takes some items out of the group.
+    pub(super) fn take_items(&mut self, is_taken: impl Fn(&PlannedItem<'a>) -> bool) -> Vec<PlannedItem<'a>> {
+        let (taken, kept) = std::mem::take(&mut self.items).into_iter().partition(is_taken);
+        self.items = kept;
+        self.sites.clear();
+        taken
     }
 
-    /// Time when the beginnings told for the first time are ready: after a wait from the
-    /// last of them, but at most three waits from the first.
-    pub(super) fn beginnings_ready_at(&self) -> Option<Timestamp> {
-        let fresh = || self.0.iter().filter(|told| is_fresh_beginning(told));
+    /// Time when those beginnings told for the first time that are `counted` are ready: after a wait from
+    /// the last of them, but at most three waits from the first.
+    pub(super) fn openings_ready_at(&self, counted: impl Fn(&PlannedItem<'a>) -> bool) -> Option<Timestamp> {
+        let fresh = || self.items.iter().filter(|told| is_fresh_beginning(told) && counted(told));
         let at = |told: &PlannedItem<'_>| {
             Timestamp::from(told.notice.recorded_at).saturating_add(delay_time(told.notice))
         };
@@ -50,9 +76,9 @@ impl<'a> Group<'a> {
         now: Timestamp,
     ) -> (Vec<PlannedItem<'a>>, Vec<(PlannedItem<'a>, Timestamp)>) {
         // While an attempt waits for its time, the whole group does.
-        let retry_at = find_retry(&self.0).filter(|at| *at > now);
-        let beginnings = self.beginnings_ready_at();
-        let ends = || self.0.iter().filter(|told| is_end(told));
+        let retry_at = find_retry(&self.items).filter(|at| *at > now);
+        let beginnings = self.openings_ready_at(|_| true);
+        let ends = || self.items.iter().filter(|told| is_end(told));
         let ends_ready = ends().map(|told| told.notice.recorded_at).min().map(|first| {
             let wait = ends().map(|told| wait_time(told.notice)).max().unwrap_or_default();
             match open_told {
@@ -61,7 +87,7 @@ impl<'a> Group<'a> {
             }
         });
         let (mut ready, mut waiting) = (Vec::new(), Vec::new());
-        for told in self.0 {
+        for told in self.items {
             let own = if is_end(&told) {
                 ends_ready
             } else if is_fresh_beginning(&told) {
@@ -76,6 +102,11 @@ impl<'a> Group<'a> {
         }
         (ready, waiting)
     }
+}
+
+/// True for the opening or closing of an incident.
+pub(super) fn is_about_incident(told: &PlannedItem<'_>) -> bool {
+    told.notice.step == NoticeStep::Event && told.notice.event.starts_with("incident.")
 }
 
 fn is_end(told: &PlannedItem<'_>) -> bool {

@@ -1,14 +1,21 @@
+//! Rules of what people are told; those of storms, flapping and programs are in modules of their own.
+
+mod flapping;
+mod programs;
+mod storms;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use picket_proto::Timestamp;
 use picket_store::lanes::{
-    LaneChannel, LaneContents, LaneNotice, NoticeChange, NoticeState, NoticeStep, WaitingMessage,
+    LaneChannel, LaneContents, LaneNotice, NoticeChange, NoticeState, NoticeStep, StormOutages,
+    WaitingMessage,
 };
 use serde_json::json;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use super::{Decision, PlannedMessage, Storm, decide};
+use super::{Decision, PlannedMessage, decide};
 use crate::{
     message::{Purpose, Verdict},
     samples,
@@ -76,10 +83,23 @@ fn contents(now: i64, notices: Vec<LaneNotice>) -> LaneContents {
         notices,
         messages: BTreeMap::new(),
         open_told: BTreeMap::new(),
+        storm_open: StormOutages::default(),
         gaps: Vec::new(),
     };
     contents.notices.sort_by_key(|notice| notice.transition_id);
     contents
+}
+
+/// A message that was attempted and not delivered.
+fn waiting(id: Uuid, purpose: &str, is_end_unknown: bool) -> WaitingMessage {
+    WaitingMessage {
+        notification_id: id,
+        purpose: purpose.to_owned(),
+        attempts: 1,
+        created_at: at(1).into(),
+        is_end_unknown,
+        receiver_ref: None,
+    }
 }
 
 fn verdicts(message: &PlannedMessage<'_>) -> Vec<(Verdict, i64)> {
@@ -134,17 +154,7 @@ fn an_incident_that_was_attempted_is_not_brief_since_the_receiver_may_know_of_it
     begun.wait_ms = Some(0);
     begun.due_at = at(6).into();
     let mut lane = contents(20, vec![begun, closed(1, 0, 5, "waiting")]);
-    lane.messages.insert(
-        id,
-        WaitingMessage {
-            notification_id: id,
-            purpose: "alert".to_owned(),
-            attempts: 1,
-            created_at: at(1).into(),
-            is_end_unknown: true,
-            receiver_ref: None,
-        },
-    );
+    lane.messages.insert(id, waiting(id, "alert", true));
     let message = decide(&lane).message.unwrap();
     assert_eq!(verdicts(&message), [(Verdict::WasDown, 1)]);
     assert_eq!(message.id, id, "the number of the earlier attempt");
@@ -154,6 +164,47 @@ fn an_incident_that_was_attempted_is_not_brief_since_the_receiver_may_know_of_it
 fn a_closed_incident_of_more_than_an_hour_ago_is_stale() {
     let lane = contents(8_000, vec![ended(opened(1, 0), 100), closed(1, 0, 100, "waiting")]);
     assert_eq!(suppressed(&decide(&lane)), ["stale", "stale"]);
+}
+
+#[test]
+fn an_incident_that_the_receiver_may_know_of_is_told_to_be_over_however_long_ago_that_was() {
+    let id = Uuid::now_v7();
+    let attempted =
+        LaneNotice { notification_id: Some(id), due_at: at(8_000).into(), ..ended(opened(1, 0), 100) };
+    let mut lane = contents(8_000, vec![attempted, closed(1, 0, 100, "waiting")]);
+    assert_eq!(suppressed(&decide(&lane)), ["stale", "stale"], "the attempt failed");
+    lane.messages.insert(id, waiting(id, "alert", true));
+    assert_eq!(verdicts(&decide(&lane).message.unwrap()), [(Verdict::WasDown, 1)]);
+}
+
+#[test]
+fn a_site_that_went_up_and_down_again_before_people_could_be_told_is_told_to_be_down() {
+    let again = LaneNotice { transition_id: 12, subject: "incident.9.1".to_owned(), ..opened(1, 200) };
+    let lane = contents(300, vec![closed(1, 0, 100, "delivered"), again.clone()]);
+    let message = decide(&lane).message.unwrap();
+    assert_eq!(verdicts(&message), [(Verdict::Down, 1)]);
+    assert_eq!(message.told[0].keys.len(), 2, "both notices are told by it");
+
+    // Another site has a line of its own.
+    let other = LaneNotice { site_id: Some(2), ..again };
+    let lane = contents(300, vec![closed(1, 0, 100, "delivered"), other]);
+    assert_eq!(decide(&lane).message.unwrap().told.len(), 2);
+}
+
+#[test]
+fn many_reminders_that_are_due_together_are_one_message_also_where_each_site_has_a_group() {
+    let reminder = |site: i64| LaneNotice {
+        step: NoticeStep::Reminder,
+        number: 1,
+        group_key: Some(format!("site {site}")),
+        ..opened(site, 0)
+    };
+    let lane = contents(3_700, (1..=21).map(reminder).collect());
+    let message = decide(&lane).message.unwrap();
+    assert_eq!((message.purpose, message.told.len()), (Purpose::Reminder, 21));
+    let lane = contents(3_700, (1..=20).map(reminder).collect());
+    let message = decide(&lane).message.unwrap();
+    assert_eq!(message.told.len(), 1);
 }
 
 #[test]
@@ -194,33 +245,13 @@ fn a_silence_holds_back_what_is_down_and_forgets_what_ends_within_it() {
     let after = LaneNotice { reason: Some("silenced".to_owned()), ..opened(1, 0) };
     let lane = contents(3_601, vec![after]);
     let message = decide(&lane).message.unwrap();
-    assert_eq!(message.told[0].note.as_deref(), Some("silenced until now"));
+    assert_eq!(message.told[0].lasting, Some("silenced until now"));
 }
 
 #[test]
 fn outside_its_hours_a_route_waits_for_them() {
     let lane = contents(60, vec![LaneNotice { active_from: Some(at(28_800).into()), ..opened(1, 0) }]);
     assert_eq!(waits(&decide(&lane)), [(Some("outside_hours"), 28_800)]);
-}
-
-#[test]
-fn the_third_opening_within_an_hour_is_flapping_and_further_changes_are_not_told() {
-    let lane = contents(60, vec![LaneNotice { recent_openings: 3, ..opened(1, 0) }]);
-    assert_eq!(verdicts(&decide(&lane).message.unwrap()), [(Verdict::Flapping, 1)]);
-
-    let flapping = |notice: LaneNotice| LaneNotice { is_flapping: true, ..notice };
-    let lane = contents(60, vec![flapping(opened(1, 0)), flapping(closed(2, 0, 50, "delivered"))]);
-    assert_eq!(suppressed(&decide(&lane)), ["flapping", "flapping"]);
-}
-
-#[test]
-fn a_site_that_was_flapping_is_told_once_it_has_not_changed_for_half_an_hour() {
-    let calm = LaneNotice { step: NoticeStep::Calm, is_flapping: true, is_site_down: false, ..opened(1, 0) };
-    let changed = LaneNotice { site_changed_at: Some(at(900).into()), ..calm.clone() };
-    assert_eq!(waits(&decide(&contents(1_800, vec![changed]))), [(None, 900 + 1_800)]);
-
-    let lane = contents(1_800, vec![calm]);
-    assert_eq!(verdicts(&decide(&lane).message.unwrap()), [(Verdict::Up, 1)]);
 }
 
 #[test]
@@ -235,41 +266,7 @@ fn a_reminder_ends_with_the_incident_or_an_acknowledgement_and_is_told_otherwise
     let lane = contents(3_600, vec![reminder]);
     let message = decide(&lane).message.unwrap();
     assert_eq!(message.purpose, Purpose::Reminder);
-    assert_eq!(message.told[0].note.as_deref(), Some("still so after 1 h"));
-}
-
-#[test]
-fn more_than_storm_after_sites_at_once_become_one_digest_and_later_ones_wait_for_the_next() {
-    let lane = contents(30, (1..=21).map(|site| opened(site, 0)).collect());
-    let message = decide(&lane).message.unwrap();
-    assert_eq!((message.purpose, message.told.len()), (Purpose::Digest, 21));
-    let storm = message.storm.unwrap().unwrap();
-    assert_eq!(storm.next_at, at(30 + 60));
-
-    let mut lane = contents(40, vec![opened(30, 35)]);
-    lane.channel.storm = Some(Json(serde_json::to_value(&storm).unwrap()));
-    lane.open_told.insert("route all".to_owned(), 21);
-    assert_eq!(waits(&decide(&lane)), [(Some("storm"), 90)]);
-    lane.now = at(91);
-    let message = decide(&lane).message.unwrap();
-    assert_eq!(message.notes, ["More since the last message: 1 site."]);
-    assert_eq!(message.storm.unwrap().unwrap().next_at, at(30 + 300));
-}
-
-#[test]
-fn a_storm_that_does_not_grow_says_nothing_until_it_is_over() {
-    let storm = Storm { started_at: at(0), stage: 0, next_at: at(60) };
-    let mut lane = contents(61, vec![closed(1, -10, 20, "delivered")]);
-    lane.channel.storm = Some(Json(serde_json::to_value(&storm).unwrap()));
-    lane.open_told.insert("route all".to_owned(), 20);
-    let decision = decide(&lane);
-    assert!(decision.message.is_none());
-    assert_eq!(decision.storm.unwrap().unwrap().next_at, at(300));
-
-    lane.open_told.clear();
-    let message = decide(&lane).message.unwrap();
-    assert_eq!(message.notes, ["All of them are over."]);
-    assert_eq!(message.storm, Some(None), "the storm ends with it");
+    assert_eq!(message.told[0].lasting, Some(""), "its title says for how long");
 }
 
 #[test]
@@ -291,28 +288,6 @@ fn incidents_during_a_time_without_notifiers_are_told_in_one_message() {
             "While notifications were off (12:00 to 12:33 UTC): 1 incident opened and closed; 1 site is down now."
         ]
     );
-}
-
-#[test]
-fn programs_are_told_each_event_of_a_subject_in_order() {
-    let single =
-        |notice: LaneNotice| LaneNotice { group_key: None, wait_ms: None, due_at: at(0).into(), ..notice };
-    let lane = contents(
-        1,
-        vec![single(ended(opened(1, 0), 1)), single(closed(1, 0, 1, "waiting")), single(opened(2, 0))],
-    );
-    let decision = decide(&lane);
-    let order: Vec<_> = decision.singles.iter().flat_map(verdicts).collect();
-    assert_eq!(order, [(Verdict::Down, 1), (Verdict::Up, 1), (Verdict::Down, 2)]);
-    assert!(decision.singles.iter().all(|message| message.is_single));
-
-    // A retry in an hour holds its own subject back only.
-    let mut blocked = single(closed(1, 0, 1, "waiting"));
-    blocked.blocked_until = Some(at(3_600).into());
-    let lane = contents(2, vec![blocked, single(opened(2, 0))]);
-    let decision = decide(&lane);
-    assert_eq!(decision.singles.iter().flat_map(verdicts).collect::<Vec<_>>(), [(Verdict::Down, 2)]);
-    assert_eq!(waits(&decision), [(None, 3_600)]);
 }
 
 #[test]
@@ -344,41 +319,6 @@ fn a_longer_delay_of_the_route_makes_longer_incidents_brief() {
     let lane = contents(100, vec![patient(opened(1, 0))]);
     assert_eq!(waits(&decide(&lane)), [(None, 310)]);
     assert_eq!(super::fate::CALM_TIME, Duration::from_secs(1_800));
-}
-
-#[test]
-fn a_digest_that_could_not_be_delivered_stays_a_digest() {
-    let id = Uuid::now_v7();
-    let attempted = |site| LaneNotice {
-        notification_id: Some(id),
-        due_at: at(40).into(),
-        group_key: Some(format!("site {site}")),
-        ..opened(site, 0)
-    };
-    let lane = contents(35, (1..=21).map(attempted).collect());
-    assert!(decide(&lane).message.is_none(), "not before its next attempt");
-    let lane = LaneContents { now: at(40), ..lane };
-    let message = decide(&lane).message.unwrap();
-    assert_eq!((message.purpose, message.told.len()), (Purpose::Digest, 21));
-    assert!(message.storm.is_some());
-}
-
-#[test]
-fn the_end_of_an_outage_that_outlasts_the_flapping_is_told() {
-    let begun = LaneNotice { begun_reason: Some("flapping".to_owned()), ..closed(1, 0, 100, "suppressed") };
-    let still = LaneNotice { is_flapping: true, ..begun.clone() };
-    assert_eq!(suppressed(&decide(&contents(200, vec![still]))), ["flapping"]);
-    assert_eq!(verdicts(&decide(&contents(200, vec![begun])).message.unwrap()), [(Verdict::Up, 1)]);
-}
-
-#[test]
-fn programs_hear_of_an_end_also_during_a_silence() {
-    let silenced = LaneNotice {
-        group_key: None,
-        silenced_until: Some(at(3_600).into()),
-        ..closed(1, 0, 100, "delivered")
-    };
-    assert_eq!(decide(&contents(101, vec![silenced])).singles.len(), 1);
 }
 
 #[test]

@@ -31,17 +31,35 @@ pub fn describe_more(count: usize) -> String {
     format!("and {count} more")
 }
 
+/// `a, b and 3 more`, of `count` names of which `names` are the first.
+pub fn describe_names(names: &[String], count: usize) -> String {
+    let listed = names.join(", ");
+    match count.saturating_sub(names.len()) {
+        0 => listed,
+        hidden if names.is_empty() => describe_count(hidden, "site"),
+        hidden => format!("{listed} {}", describe_more(hidden)),
+    }
+}
+
 /// A single line on `item`: verdict, name, and the most important fact.
 pub fn describe_item(item: &Item) -> String {
     let (word, name) = (item.verdict.as_word(), &item.name);
     let duration = describe_duration(item.duration);
+    let lasting = match (item.lasting, item.verdict) {
+        (None, _) => String::new(),
+        // Its fact is the duration.
+        (Some(""), Verdict::Silent) => String::new(),
+        (Some(aside), Verdict::Silent) => format!(", {aside}"),
+        (Some(""), _) => format!(" for {duration}"),
+        (Some(aside), _) => format!(" for {duration}, {aside}"),
+    };
     let cause = || item.cause.as_deref().or(item.explanation.as_deref()).unwrap_or("unknown cause");
-    let fact = match item.verdict {
+    let fact = item.headline.clone().unwrap_or_else(|| match item.verdict {
         Verdict::Down | Verdict::Warns => match count_regions(item) {
             Some(regions) => format!("{} ({regions})", cause()),
             None => cause().to_owned(),
         },
-        Verdict::Flapping => item.note.clone().unwrap_or_else(|| "down and up often".to_owned()),
+        Verdict::Flapping => "down and up often".to_owned(),
         Verdict::Failing | Verdict::Unaccounted => cause().to_owned(),
         Verdict::Silent => format!("no active prober for {duration}"),
         Verdict::Up | Verdict::Unwatched => format!("was down {duration}"),
@@ -50,8 +68,8 @@ pub fn describe_item(item: &Item) -> String {
         Verdict::Back => format!("was silent {duration}"),
         Verdict::Working => format!("did not deliver for {duration}"),
         Verdict::Test => item.note.clone().unwrap_or_else(|| "nothing is wrong".to_owned()),
-    };
-    format!("{word} {name}: {fact}")
+    });
+    format!("{word} {name}{lasting}: {fact}")
 }
 
 /// `3 of 4 regions`; `None` if no region is known.

@@ -34,8 +34,19 @@ pub struct LaneContents {
     pub messages: BTreeMap<Uuid, WaitingMessage>,
     /// Number of open incidents that the channel has been told of, by group.
     pub open_told: BTreeMap<String, i64>,
+    /// Incidents told by the digests of the storm in progress that are not over.
+    pub storm_open: StormOutages,
     /// Spans in which no notifier ran and something was recorded that waits here.
     pub gaps: Vec<(Timestamp, Timestamp)>,
+}
+
+/// Incidents of a storm that last: their number, and the sites of the oldest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StormOutages {
+    /// Number.
+    pub count: i64,
+    /// Names of the first sites.
+    pub names: Vec<String>,
 }
 
 /// Definition and state of a channel.
@@ -92,6 +103,8 @@ pub enum NoticeStep {
     Escalation,
     /// A site that was flapping has become steady.
     Calm,
+    /// An acknowledgement, for services with acknowledgements of their own.
+    Acknowledgement,
 }
 
 impl NoticeStep {
@@ -102,6 +115,7 @@ impl NoticeStep {
             Self::Reminder => "reminder",
             Self::Escalation => "escalation",
             Self::Calm => "calm",
+            Self::Acknowledgement => "acknowledgement",
         }
     }
 }
@@ -112,6 +126,7 @@ impl From<String> for NoticeStep {
             "reminder" => Self::Reminder,
             "escalation" => Self::Escalation,
             "calm" => Self::Calm,
+            "acknowledgement" => Self::Acknowledgement,
             // The enum type of the database contains no other word.
             _ => Self::Event,
         }
@@ -158,6 +173,10 @@ pub struct LaneNotice {
     pub begun_state: Option<String>,
     /// Of an end: reason in that notice.
     pub begun_reason: Option<String>,
+    /// Of an end: the message with which its beginning was attempted.
+    pub begun_notification: Option<Uuid>,
+    /// Of a beginning: state of the notice of its end; `None` if there is none.
+    pub end_state: Option<String>,
     /// True if somebody takes care of the incident.
     pub is_acknowledged: bool,
     /// End of the site's silence.
@@ -172,8 +191,15 @@ pub struct LaneNotice {
     pub remind_ms: i32,
     /// More beginnings than this at once are a storm.
     pub storm_after: i32,
-    /// Incidents of the site that opened in the hour before this transition, including it.
+    /// Incidents of the site that opened in the hour before this transition, including it; for a site
+    /// that has become steady also those since.
     pub recent_openings: i64,
+    /// First opening of these.
+    pub flap_since: Option<DbTimestamp>,
+    /// Time for which the site was down in these, in milliseconds.
+    pub flap_down_ms: i64,
+    /// For a site that has become steady: its last opening or closing as published.
+    pub last_change: Option<Json<Value>>,
     /// True if the channel has been told that the site is flapping.
     pub is_flapping: bool,
     /// Last opening or closing of an incident of the site.

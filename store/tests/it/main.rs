@@ -12,6 +12,7 @@ mod large_batches;
 mod leases;
 mod ledger;
 mod locks;
+mod notice_rules;
 mod notification_definitions;
 mod notifications;
 mod odd_rows;

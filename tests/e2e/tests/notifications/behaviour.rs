@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use picket_harness::eventually;
+use picket_harness::{eventually, receiver::Answer, servers};
+use serde_json::json;
 
 use crate::drill::{Drill, WAIT_TIMEOUT};
 
@@ -148,7 +149,8 @@ async fn n11_a_site_that_flaps_is_told_as_such_once_and_programs_get_every_event
     let texts: Vec<String> =
         requests.iter().filter(|request| request.path == "/").map(|request| request.text()).collect();
     assert_eq!(texts.len(), 5, "down, up, down, up, flapping: {texts:?}");
-    assert!(texts[4].contains("FLAPPING"), "{texts:?}");
+    assert!(texts[4].contains("FLAPPING site-1: 3 times in "), "{texts:?}");
+    assert!(texts[4].contains("; down now") || texts[4].contains("; up now"), "{texts:?}");
     drill.assert_ledger_closed().await;
 
     // Half an hour later.
@@ -161,7 +163,60 @@ async fn n11_a_site_that_flaps_is_told_as_such_once_and_programs_get_every_event
         )
         .await;
     let requests = drill.wait_requests(46).await;
-    assert!(requests[45].text().contains("steady"), "{}", requests[45].text());
+    let last = requests[45].text();
+    assert!(
+        last.contains("UP site-1: steady for ") && last.contains("after it flapped 20 times in "),
+        "{last}"
+    );
+}
+
+#[tokio::test]
+async fn pagerduty_is_told_of_an_acknowledgement_and_of_no_opening_after_its_end() {
+    let mut drill = Drill::start(0).await;
+    let path = servers::scratch_dir("secrets").join("secrets.toml");
+    let key = format!(
+        "[secret.duty]\nvalue = \"0123456789abcdef0123456789abcdef\"\nhosts = [\"{}\"]\ninsecure = true\n",
+        drill.receiver.address()
+    );
+    std::fs::write(&path, key).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let notifier = drill.spawn_notifier(&[("PICKET_SECRETS_FILE", path.to_str().unwrap())]).await;
+    notifier.wait_ready().await;
+    drill.notifiers.push(notifier);
+    drill.add_sites(2).await;
+    let settings = json!({"routing_key": {"secret": "duty"}, "api_url": drill.receiver.url("")});
+    drill.add_channel("duty", "pagerduty", &settings).await;
+    // Each event by itself, whatever the route says.
+    drill.add_route("all", &["duty"], &[("group_by", "'route'")]).await;
+    let acknowledge =
+        "INSERT INTO picket.acknowledgements (incident_id) SELECT incident_id FROM picket.incidents";
+
+    drill.open_incidents(1, 1).await;
+    drill.wait_requests(1).await;
+    drill.stack.execute_sql(acknowledge).await;
+    drill.wait_requests(2).await;
+    drill.close_incidents(1, 1).await;
+    let requests = drill.wait_requests(3).await;
+    let told: Vec<_> = requests.iter().map(|request| request.json()).collect();
+    let actions: Vec<_> = told.iter().map(|event| event["event_action"].as_str().unwrap()).collect();
+    assert_eq!(actions, ["trigger", "acknowledge", "resolve"]);
+    assert!(told.iter().all(|event| event["dedup_key"] == told[0]["dedup_key"]), "{told:?}");
+
+    // The opening is refused, the end is delivered, and then somebody has what failed tried again.
+    drill.receiver.answer(Answer::Status(400, String::new(), "no such service".to_owned()));
+    drill.open_incidents(2, 2).await;
+    drill.wait_settled().await;
+    drill.receiver.answer(Answer::status(202));
+    drill.close_incidents(2, 2).await;
+    drill.wait_settled().await;
+    drill.stack.execute_sql("SELECT picket.retry_failed(NULL, 'duty', NULL)").await;
+    drill.wait_settled().await;
+    let last = drill.receiver.requests().pop().unwrap().json();
+    assert_eq!(last["event_action"], "resolve", "{last}");
+    assert_eq!(drill.count_notices("suppressed", "closed").await, 1);
+    let reminders = "SELECT count(*) FROM picket.notices WHERE step = 'reminder'";
+    assert_eq!(drill.stack.query_number(reminders).await, 0);
+    drill.assert_ledger_closed().await;
 }
 
 #[tokio::test]

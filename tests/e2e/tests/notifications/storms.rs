@@ -41,6 +41,48 @@ async fn n10_three_thousand_sites_down_within_10_s_are_few_messages_to_people_an
     print_speed(&drill).await;
 }
 
+#[tokio::test]
+async fn a_storm_holds_up_nothing_else_and_is_over_although_an_older_outage_lasts() {
+    let drill = Drill::start(1).await;
+    drill.add_sites(30).await;
+    drill.add_ntfy("phone").await;
+    let more = [("wait_ms", "1000"), ("storm_after", "5"), ("events", "'{incident,region}'")];
+    drill.add_route("all", &["phone"], &more).await;
+    let texts = || drill.receiver.requests().iter().map(|request| request.text()).collect::<Vec<_>>();
+
+    drill.open_incidents(30, 30).await;
+    drill.wait_requests(1).await;
+    drill.open_incidents(1, 9).await;
+    drill.wait_requests(2).await;
+    assert!(texts()[1].contains("DOWN 9 sites"), "{:?}", texts());
+
+    // A further site waits for the next digest; a region that is silent does not.
+    drill.open_incidents(10, 10).await;
+    drill
+        .stack
+        .execute_sql(
+            "INSERT INTO picket.silent_regions SELECT id, now() FROM picket.regions WHERE name = 'eu'",
+        )
+        .await;
+    drill.wait_requests(3).await;
+    assert!(texts()[2].contains("REGION SILENT eu"), "{:?}", texts());
+
+    drill.close_incidents(1, 10).await;
+    drill.wait_requests(4).await;
+    drill.wait_settled().await;
+    let last = texts().pop().unwrap();
+    assert!(last.contains("The storm is over: none of its 9 sites is down any more."), "{last}");
+    assert!(!last.contains("site-30"), "{last}");
+
+    // After it a message is an ordinary one again.
+    drill.open_incidents(11, 11).await;
+    let requests = drill.wait_requests(5).await;
+    assert!(requests[4].text().contains("DOWN site-11"), "{}", requests[4].text());
+    drill.close_incidents(11, 30).await;
+    drill.wait_settled().await;
+    drill.assert_ledger_closed().await;
+}
+
 /// Prints what `BENCHMARKS.md` records, of the incidents that opened: timing decides no test.
 #[expect(clippy::print_stdout, reason = "the output is for a person")]
 async fn print_speed(drill: &Drill) {

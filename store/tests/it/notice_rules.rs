@@ -1,0 +1,222 @@
+//! What notifiers read of storms, of sites that flap and of acknowledgements, and what services with alerts
+//! of their own are told.
+
+use picket_store::lanes::{self, AttemptEnd, NoticeStep};
+use sqlx::{AssertSqlSafe, PgPool, types::Uuid};
+
+use crate::new_database;
+
+async fn query_text(pool: &PgPool, sql: &str) -> Option<String> {
+    sqlx::query_scalar(AssertSqlSafe(format!("SELECT ({sql})::text")))
+        .fetch_one(pool)
+        .await
+        .unwrap_or_else(|error| panic!("{sql}: {error}"))
+}
+
+async fn execute(pool: &PgPool, sql: &str) {
+    let done = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(pool).await;
+    done.unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
+#[tokio::test]
+async fn services_with_alerts_of_their_own_get_single_events_with_any_group_by() {
+    let database = new_database().await;
+    for (kind, group_by, expected) in [
+        ("slack", "NULL", Some("route all")),
+        ("slack", "'tag'", Some("tag shop")),
+        ("slack", "'site'", Some("site 7")),
+        ("webhook", "NULL", None),
+        ("webhook", "'site'", None),
+        ("webhook", "'route'", Some("route all")),
+        ("webhook", "'tag'", Some("tag shop")),
+        ("pagerduty", "'route'", None),
+        ("pagerduty", "'tag'", None),
+        ("opsgenie", "'route'", None),
+        ("alertmanager", "'tag'", None),
+    ] {
+        let sql = format!(
+            "picket.group_key_of({group_by}, 'all', '{{}}', '{kind}', 7, '{{shop}}', 'incident.7.1')"
+        );
+        assert_eq!(query_text(&database.pool, &sql).await.as_deref(), expected, "{kind} {group_by}");
+    }
+}
+
+#[tokio::test]
+async fn an_acknowledgement_is_told_to_services_that_were_told_of_the_incident_and_again_after_a_withdrawal()
+{
+    let database = new_database().await;
+    execute(
+        &database.pool,
+        r#"INSERT INTO picket.sites (url, name) VALUES ('https://site-1.example/', 'site-1');
+           INSERT INTO picket.channels (name, kind) VALUES ('duty', 'pagerduty'), ('genie', 'opsgenie'), ('hook', 'webhook'), ('ops', 'slack');
+           INSERT INTO picket.routes (name, channels) VALUES ('all', '{duty,genie,hook,ops}');
+           INSERT INTO picket.incidents (site_id, opened_at, first_failure_at, cause, message, regions)
+           SELECT id, clock_timestamp(), clock_timestamp(), 'connect', 'connection refused', '{eu}' FROM picket.sites"#,
+    )
+    .await;
+    while lanes::plan_notices(&database.store).await.unwrap() > 0 {}
+    let acknowledge =
+        "INSERT INTO picket.acknowledgements (incident_id) SELECT incident_id FROM picket.incidents";
+    execute(&database.pool, acknowledge).await;
+
+    let told =
+        "SELECT string_agg(channel || ' ' || state || coalesce(' ' || group_key, ''), ', ' ORDER BY channel)
+                FROM picket.notices WHERE step = 'acknowledgement'";
+    assert_eq!(query_text(&database.pool, told).await.as_deref(), Some("duty waiting, genie waiting"));
+
+    // Of those it is read together with its opening, which comes first.
+    let lane = claim_lane_of(&database.store, "duty").await;
+    let contents = lanes::load_lane(&database.store, &lane).await.unwrap().unwrap();
+    let steps: Vec<_> = contents.notices.iter().map(|notice| (notice.step, notice.is_acknowledged)).collect();
+    assert_eq!(steps, [(NoticeStep::Event, true), (NoticeStep::Acknowledgement, true)]);
+    let later = "UPDATE picket.notices SET due_at = now() + interval '1 hour' WHERE step = 'event' AND channel = 'duty'";
+    execute(&database.pool, later).await;
+    let contents = lanes::load_lane(&database.store, &lane).await.unwrap().unwrap();
+    assert_eq!(contents.notices.len(), 1, "the opening is attempted in an hour");
+    assert!(contents.notices[0].blocked_until.is_some());
+
+    let ended =
+        "UPDATE picket.notices SET state = 'delivered', ended_at = now() WHERE channel IN ('duty', 'genie');
+                 DELETE FROM picket.acknowledgements";
+    execute(&database.pool, ended).await;
+    execute(&database.pool, acknowledge).await;
+    assert_eq!(query_text(&database.pool, told).await.as_deref(), Some("duty waiting, genie waiting"));
+}
+
+async fn claim_lane_of(store: &picket_store::Store, channel: &str) -> lanes::Lane {
+    let lease = std::time::Duration::from_secs(30);
+    while let Some(lane) = lanes::claim_lane(store, "one", lease, 8, true).await.unwrap() {
+        if lane.channel == channel {
+            return lane;
+        }
+    }
+    panic!("no lane of {channel} is due");
+}
+
+#[tokio::test]
+async fn a_site_that_flaps_is_read_with_the_number_and_the_length_of_its_outages_and_its_last_change() {
+    let database = new_database().await;
+    execute(
+        &database.pool,
+        r#"INSERT INTO picket.sites (url, name) VALUES ('https://site-1.example/', 'site-1');
+           INSERT INTO picket.channels (name, kind) VALUES ('ops', 'slack');
+           INSERT INTO picket.routes (name, channels, wait_ms) VALUES ('all', '{ops}', 0);
+           DO $$
+           BEGIN
+               -- Three outages of three minutes each within forty minutes; the last one lasts.
+               FOR ago IN REVERSE 40..3 BY 18 LOOP
+                   INSERT INTO picket.incidents (site_id, opened_at, first_failure_at, cause, message, regions)
+                   SELECT id, now() - ago * interval '1 minute', now() - ago * interval '1 minute', 'connect', 'refused', '{eu}' FROM picket.sites;
+                   UPDATE picket.incidents SET closed_at = opened_at + interval '3 minutes' WHERE closed_at IS NULL AND ago > 4;
+               END LOOP;
+           END $$"#,
+    )
+    .await;
+    while lanes::plan_notices(&database.store).await.unwrap() > 0 {}
+
+    let lane = claim_lane_of(&database.store, "ops").await;
+    let contents = lanes::load_lane(&database.store, &lane).await.unwrap().unwrap();
+    let third = contents.notices.iter().rfind(|notice| !notice.is_end).unwrap();
+    let since = third
+        .flap_since
+        .map(|at| (contents.now.as_millis() - picket_proto::Timestamp::from(at).as_millis()) / 60_000);
+    assert_eq!((third.recent_openings, since), (3, Some(40)));
+    let minutes = third.flap_down_ms / 60_000;
+    assert_eq!(minutes, 3 + 3 + 4, "two of three minutes, and four so far");
+    assert!(third.is_site_down && third.last_change.is_none(), "it is read for the calm only");
+    let first = &contents.notices[0];
+    assert_eq!((first.recent_openings, first.end_state.as_deref()), (1, Some("waiting")));
+
+    execute(
+        &database.pool,
+        "UPDATE picket.incidents SET closed_at = now(), unwatched = true WHERE closed_at IS NULL;
+         INSERT INTO picket.notices (transition_id, channel, step, route, group_key, lane, due_at)
+         SELECT transition_id, 'ops', 'calm', 'all', 'route all', 0, now() FROM picket.transitions
+         WHERE event = 'incident.opened' ORDER BY transition_id DESC LIMIT 1",
+    )
+    .await;
+    let contents = lanes::load_lane(&database.store, &lane).await.unwrap().unwrap();
+    let calm = contents.notices.iter().find(|notice| notice.step == NoticeStep::Calm).unwrap();
+    assert_eq!(calm.recent_openings, 3);
+    assert_eq!(calm.last_change.as_ref().unwrap()["unwatched"], true);
+}
+
+#[tokio::test]
+async fn the_incidents_of_a_storm_are_those_of_its_digests_until_their_ends_are_planned() {
+    let database = new_database().await;
+    execute(
+        &database.pool,
+        r#"INSERT INTO picket.sites (url, name) SELECT 'https://site-' || n || '.example/', 'site-' || n FROM generate_series(1, 3) AS n;
+           INSERT INTO picket.channels (name, kind) VALUES ('ops', 'slack');
+           INSERT INTO picket.routes (name, channels, wait_ms) VALUES ('all', '{ops}', 0);
+           INSERT INTO picket.incidents (site_id, opened_at, first_failure_at, cause, message, regions)
+           SELECT id, now(), now(), 'connect', 'refused', '{eu}' FROM picket.sites ORDER BY id"#,
+    )
+    .await;
+    while lanes::plan_notices(&database.store).await.unwrap() > 0 {}
+    let lane = claim_lane_of(&database.store, "ops").await;
+    execute(
+        &database.pool,
+        r#"UPDATE picket.channel_states SET storm = '{"digests": ["00000000-0000-0000-0000-000000000007"]}';
+           UPDATE picket.notices SET state = 'delivered', ended_at = now(), notification_id = '00000000-0000-0000-0000-000000000007'
+           WHERE transition_id IN (SELECT transition_id FROM picket.transitions WHERE payload ->> 'site' <> 'site-1')"#,
+    )
+    .await;
+    let read = async || lanes::load_lane(&database.store, &lane).await.unwrap().unwrap().storm_open;
+    let open = read().await;
+    assert_eq!(
+        (open.count, open.names.join(", ").as_str()),
+        (2, "site-2, site-3"),
+        "site-1 was told by no digest"
+    );
+
+    let closing = "UPDATE picket.incidents SET closed_at = now() WHERE site_id = (SELECT id FROM picket.sites WHERE name = 'site-2')";
+    execute(&database.pool, closing).await;
+    assert_eq!(read().await.count, 2, "the end is not planned yet");
+    while lanes::plan_notices(&database.store).await.unwrap() > 0 {}
+    assert_eq!(read().await.names, ["site-3"]);
+}
+
+#[tokio::test]
+async fn a_late_attempt_at_an_opening_has_programs_told_of_the_end_once_more() {
+    let database = new_database().await;
+    execute(
+        &database.pool,
+        r#"INSERT INTO picket.sites (url, name) VALUES ('https://site-1.example/', 'site-1');
+           INSERT INTO picket.channels (name, kind) VALUES ('duty', 'pagerduty'), ('ops', 'slack');
+           INSERT INTO picket.routes (name, channels) VALUES ('all', '{duty,ops}');
+           INSERT INTO picket.incidents (site_id, opened_at, first_failure_at, cause, message, regions)
+           SELECT id, now(), now(), 'connect', 'refused', '{eu}' FROM picket.sites;
+           UPDATE picket.incidents SET closed_at = now()"#,
+    )
+    .await;
+    while lanes::plan_notices(&database.store).await.unwrap() > 0 {}
+    execute(
+        &database.pool,
+        "UPDATE picket.notices SET state = 'delivered', ended_at = now(), notification_id = gen_random_uuid();
+         INSERT INTO picket.notifications (notification_id, channel, lane, purpose, state, ended_at)
+         SELECT notification_id, channel, lane, 'alert', 'delivered', now() FROM picket.notices",
+    )
+    .await;
+
+    let message: Uuid = sqlx::query_scalar(
+        "SELECT notification_id FROM picket.notices JOIN picket.transitions USING (transition_id)
+         WHERE channel = 'duty' AND NOT is_end",
+    )
+    .fetch_one(&database.pool)
+    .await
+    .unwrap();
+    let end = AttemptEnd {
+        number: 1,
+        outcome: "delivered",
+        status: None,
+        message: String::new(),
+        retry_after_ms: None,
+    };
+    lanes::end_attempt(&database.store, message, &end).await.unwrap();
+
+    let waiting = "SELECT string_agg(channel || ' ' || event, ', ') FROM picket.notices JOIN picket.transitions USING (transition_id)
+                   WHERE state = 'waiting'";
+    assert_eq!(query_text(&database.pool, waiting).await.as_deref(), Some("duty incident.closed"));
+    claim_lane_of(&database.store, "duty").await;
+}
