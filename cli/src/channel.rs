@@ -47,7 +47,7 @@ Examples:
 The message takes the way of every notification, also through a paused channel. Exit code 0 if the receiver has \
 accepted it, 1 if not, 3 if no notifier runs or nothing happened in time.")]
     Test(TestChannelOptions),
-    /// Pause a channel: it is told of nothing, and what waits for it is suppressed
+    /// Pause a channel: it is told of nothing until it is resumed, and then of what is true
     Pause(ChannelSelector),
     /// Resume a paused channel
     Resume(ChannelSelector),
@@ -67,7 +67,7 @@ pub(crate) struct AddChannelOptions {
     /// Add the channel paused
     #[arg(long)]
     paused: bool,
-    /// Tell the channel once of what is open now and concerns it
+    /// Tell the channel once of what is open now and concerns it; refused if no route names the channel
     #[arg(long)]
     catch_up: bool,
     #[command(flatten)]
@@ -176,14 +176,22 @@ async fn add_channel(options: AddChannelOptions, matches: &ArgMatches) -> Result
     channel.enabled = !paused;
     fields.apply_to(&mut channel)?;
     let store = database.connect(matches).await?;
+    let routes = picket_store::routes::list_routes(&store).await?;
+    let mut definitions = routes.iter().filter_map(|route| route.definition.as_ref().ok());
+    let is_named = definitions.any(|route| route.named_channels().any(|named| named == name));
+    if catch_up && !is_named {
+        // Nothing would concern it, and the option would be forgotten when a route names it.
+        return Err(Error::Usage(format!(
+            "--catch-up: no route names the channel '{name}' yet, so that nothing concerns it; leave the option out, \
+             and then: picket route add --channel {name} --catch-up"
+        )));
+    }
     channels::add_channel(&store, &channel).await?;
     let caught = match catch_up {
         true => channels::catch_up(&store, Some(&name), None).await?,
         false => 0,
     };
-    let routes = picket_store::routes::list_routes(&store).await?;
-    let is_named = routes.iter().filter_map(|route| route.definition.as_ref().ok());
-    let next = match is_named.into_iter().any(|route| route.named_channels().any(|named| named == name)) {
+    let next = match is_named {
         true => format!("picket channel test {name}"),
         false => {
             format!("picket channel test {name}; picket route add --channel {name} (no route names it yet)")

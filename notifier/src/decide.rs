@@ -4,6 +4,7 @@
 //! is collected in groups, of which one at a time becomes a message.
 
 mod fate;
+mod gap;
 mod group;
 mod storm;
 #[cfg(test)]
@@ -21,7 +22,10 @@ use self::{
     fate::{Fate, decide_fates},
     group::Group,
 };
-use crate::message::{Purpose, Verdict};
+use crate::{
+    message::{Purpose, Verdict},
+    text::describe_count,
+};
 
 /// What follows from the contents of a lane.
 #[derive(Debug, Default)]
@@ -111,32 +115,55 @@ fn plan_group_message<'a>(
     waits: &mut Vec<Wait>,
 ) {
     let storm = Storm::read(contents);
+    let mut notes = gap::describe_gaps(contents);
     let decided = storm::decide_storm(storm.as_ref(), &groups, contents);
     match decided {
         storm::StormDecision::Calm => {}
         storm::StormDecision::Hold { until, storm } => {
-            let keys = groups.into_values().flat_map(Group::into_items).flat_map(|told| told.keys);
-            waits.extend(keys.map(|key| (key, until, Some("storm"))));
+            hold_groups(groups, until, Some("storm"), waits);
             decision.storm = storm;
             return;
         }
-        storm::StormDecision::Send { notes, storm } => {
+        storm::StormDecision::Send { notes: more, storm } => {
             let told: Vec<_> = groups.into_values().flat_map(Group::into_items).collect();
             let mut message = build_message(Purpose::Digest, None, told, contents);
+            notes.extend(more);
+            notes.extend(describe_rest(contents));
             message.notes = notes;
             message.storm = storm;
             decision.message = Some(message);
             return;
         }
     }
-    if let Some(notes) = storm::describe_gap(&groups, contents) {
+    if gap::tells_of_gap(&groups, contents) {
+        if let Some(until) = gap::find_retry_of(&groups).filter(|at| *at > contents.now) {
+            return hold_groups(groups, until, None, waits);
+        }
         let told: Vec<_> = groups.into_values().flat_map(Group::into_items).collect();
-        let mut message = build_message(Purpose::Digest, None, told, contents);
-        message.notes = notes;
-        decision.message = Some(message);
-        return;
+        decision.message = Some(build_message(Purpose::Digest, None, told, contents));
+    } else {
+        choose_group(groups, contents, decision, waits);
     }
-    choose_group(groups, contents, decision, waits);
+    if let Some(message) = &mut decision.message {
+        notes.extend(describe_rest(contents));
+        message.notes = notes;
+    }
+}
+
+fn hold_groups(
+    groups: BTreeMap<&str, Group<'_>>,
+    until: Timestamp,
+    reason: Option<&'static str>,
+    waits: &mut Vec<Wait>,
+) {
+    let keys = groups.into_values().flat_map(Group::into_items).flat_map(|told| told.keys);
+    waits.extend(keys.map(|key| (key, until, reason)));
+}
+
+/// A sentence about the notices that did not fit the page that was read.
+fn describe_rest(contents: &LaneContents) -> Option<String> {
+    let rest = usize::try_from(contents.more_notices).unwrap_or(0);
+    (rest > 0).then(|| format!("{} more: the next messages tell of them.", describe_count(rest, "change")))
 }
 
 /// Messages about a single event each, in the order of recording.

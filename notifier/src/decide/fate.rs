@@ -19,7 +19,8 @@ pub(crate) const CALM_TIME: Duration = Duration::from_secs(30 * 60);
 const STALE_TIME: Duration = Duration::from_secs(60 * 60);
 /// Time until a notice whose beginning is not among those read is looked at again.
 const RETRY_TIME: Duration = Duration::from_secs(5);
-/// Time until a route without active hours in the coming week is looked at again.
+/// Time until what waits for a paused channel, or a route without active hours in the coming week, is looked
+/// at again.
 const INACTIVE_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What becomes of a notice.
@@ -39,17 +40,17 @@ pub(super) fn decide_fates(contents: &LaneContents) -> Vec<(&LaneNotice, Fate<'_
     let mut fates: Vec<(&LaneNotice, Fate<'_>)> = Vec::with_capacity(contents.notices.len());
     // Places of beginnings that wait here, by subject.
     let mut begun: HashMap<&str, usize> = HashMap::new();
+    let is_paused = !contents.channel.enabled;
     for notice in &contents.notices {
-        let fate = if !contents.channel.enabled {
-            Fate::Suppress("channel_paused")
-        } else if let Some(until) = notice.blocked_until.map(Timestamp::from)
+        let fate = if let Some(until) = notice.blocked_until.map(Timestamp::from)
             && until > contents.now
+            && !is_paused
         {
             // An earlier event about the same subject is attempted first.
             Fate::Wait(until, None)
         } else {
             match (notice.step, notice.is_end) {
-                (NoticeStep::Event, false) => decide_beginning(notice, contents.now),
+                (NoticeStep::Event, false) => decide_beginning(notice, contents.now, is_paused),
                 (NoticeStep::Event, true) => {
                     match begun.get(notice.subject.as_str()).map(|place| &mut fates[*place].1) {
                         // One line tells both.
@@ -66,11 +67,13 @@ pub(super) fn decide_fates(contents: &LaneContents) -> Vec<(&LaneNotice, Fate<'_
                         // Programs are told of the beginning first.
                         Some(Fate::Notify(_)) => plan_item(notice, Verdict::of_notice(notice)),
                         Some(Fate::Wait(until, reason)) => Fate::Wait(*until, *reason),
-                        None => decide_end(notice, contents.now),
+                        None => decide_end(notice, contents.now, is_paused),
                     }
                 }
-                (NoticeStep::Reminder | NoticeStep::Escalation, _) => decide_later(notice, contents.now),
-                (NoticeStep::Calm, _) => decide_calm(notice, contents.now),
+                (NoticeStep::Reminder | NoticeStep::Escalation, _) => {
+                    decide_later(notice, contents.now, is_paused)
+                }
+                (NoticeStep::Calm, _) => decide_calm(notice, contents.now, is_paused),
             }
         };
         if notice.step == NoticeStep::Event && !notice.is_end {
@@ -94,8 +97,12 @@ fn plan_item_with_note(notice: &LaneNotice, verdict: Verdict, note: Option<Strin
     Fate::Notify(PlannedItem { verdict, notice, keys: vec![notice.key()], note, attempted })
 }
 
-/// The wait for silence or for the route's hours; `None` if it may be told now.
-fn find_quiet(notice: &LaneNotice, now: Timestamp) -> Option<(Timestamp, &'static str)> {
+/// The wait of a paused channel, for silence or for the route's hours; `None` if it may be told now.
+fn find_quiet(notice: &LaneNotice, now: Timestamp, is_paused: bool) -> Option<(Timestamp, &'static str)> {
+    if is_paused {
+        // Resuming the channel has it looked at.
+        return Some((now.saturating_add(INACTIVE_TIME), "channel_paused"));
+    }
     if let Some(until) = notice.silenced_until {
         return Some((until.into(), "silenced"));
     }
@@ -106,7 +113,7 @@ fn find_quiet(notice: &LaneNotice, now: Timestamp) -> Option<(Timestamp, &'stati
     }
 }
 
-fn decide_beginning(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
+fn decide_beginning(notice: &LaneNotice, now: Timestamp, is_paused: bool) -> Fate<'_> {
     let recorded = Timestamp::from(notice.recorded_at);
     let held = notice.reason.as_deref();
     if let Some(ended) = notice.other_recorded_at.map(Timestamp::from) {
@@ -117,6 +124,9 @@ fn decide_beginning(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
         return match held {
             Some("silenced") if !is_attempted => Fate::Suppress("silenced"),
             Some("outside_hours") if !is_attempted => Fate::Suppress("outside_hours"),
+            Some("channel_paused") if !is_attempted => Fate::Suppress("channel_paused"),
+            _ if is_paused && !is_attempted => Fate::Suppress("channel_paused"),
+            _ if is_paused => Fate::Wait(now.saturating_add(INACTIVE_TIME), Some("channel_paused")),
             _ if !is_attempted && notice.silenced_until.is_some() => Fate::Suppress("silenced"),
             _ if !is_attempted && lasted < delay_time(notice) + wait => Fate::Suppress("brief"),
             _ if !is_for_people(notice) => plan_item(notice, Verdict::of_notice(notice)),
@@ -125,7 +135,7 @@ fn decide_beginning(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
             _ => plan_item(notice, Verdict::WasDown),
         };
     }
-    if let Some((until, reason)) = find_quiet(notice, now) {
+    if let Some((until, reason)) = find_quiet(notice, now, is_paused) {
         return Fate::Wait(until, Some(reason));
     }
     if is_for_people(notice) && notice.event == "incident.opened" {
@@ -144,6 +154,7 @@ fn decide_beginning(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
     let note = match held {
         Some("silenced") => Some("silenced until now".to_owned()),
         Some("outside_hours") => Some("held back until the hours of the route".to_owned()),
+        Some("channel_paused") => Some("held back while the channel was paused".to_owned()),
         _ => None,
     };
     plan_item_with_note(notice, Verdict::of_notice(notice), note)
@@ -153,18 +164,18 @@ fn is_flapping(notice: &LaneNotice) -> bool {
     notice.is_flapping || notice.recent_openings > FLAPPING_OPENINGS
 }
 
-fn decide_end(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
+fn decide_end(notice: &LaneNotice, now: Timestamp, is_paused: bool) -> Fate<'_> {
+    // The channel knows that the site flapped, or that it was down once it was steady.
+    let is_known = notice.begun_reason.as_deref() == Some("flapping") && !notice.is_flapping;
     match notice.begun_state.as_deref() {
-        // The channel knows that the site flapped, or that it was down once it was steady.
-        Some("suppressed") if notice.begun_reason.as_deref() == Some("flapping") && !notice.is_flapping => {
-            plan_item(notice, Verdict::of_notice(notice))
-        }
-        Some("suppressed") => Fate::Suppress(known_reason(notice.begun_reason.as_deref())),
+        Some("suppressed") if !is_known => Fate::Suppress(known_reason(notice.begun_reason.as_deref())),
+        _ if is_paused => Fate::Wait(now.saturating_add(INACTIVE_TIME), Some("channel_paused")),
+        Some("suppressed") => plan_item(notice, Verdict::of_notice(notice)),
         Some("waiting") => Fate::Wait(now.saturating_add(RETRY_TIME), None),
         state => {
             // Programs close at once what they know to be open.
             if is_for_people(notice)
-                && let Some((until, reason)) = find_quiet(notice, now)
+                && let Some((until, reason)) = find_quiet(notice, now, is_paused)
             {
                 return Fate::Wait(until, Some(reason));
             }
@@ -187,7 +198,7 @@ fn known_reason(reason: Option<&str>) -> &'static str {
 }
 
 /// A reminder or a step of escalation.
-fn decide_later(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
+fn decide_later(notice: &LaneNotice, now: Timestamp, is_paused: bool) -> Fate<'_> {
     if notice.other_recorded_at.is_some() {
         return Fate::Suppress("closed");
     }
@@ -198,7 +209,7 @@ fn decide_later(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
         return Fate::Wait(notice.due_at.into(), None);
     }
     let is_reminder = notice.step == NoticeStep::Reminder;
-    if let Some((until, reason)) = find_quiet(notice, now) {
+    if let Some((until, reason)) = find_quiet(notice, now, is_paused) {
         return Fate::Wait(until, Some(reason));
     }
     if is_reminder && notice.is_flapping {
@@ -213,13 +224,13 @@ fn decide_later(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
 }
 
 /// A site that was flapping: told once it has not changed for a time.
-fn decide_calm(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
+fn decide_calm(notice: &LaneNotice, now: Timestamp, is_paused: bool) -> Fate<'_> {
     let changed = notice.site_changed_at.map_or(notice.recorded_at, |at| at);
     let calm = Timestamp::from(changed).saturating_add(CALM_TIME);
     if calm > now {
         return Fate::Wait(calm, None);
     }
-    if let Some((until, reason)) = find_quiet(notice, now) {
+    if let Some((until, reason)) = find_quiet(notice, now, is_paused) {
         return Fate::Wait(until, Some(reason));
     }
     let verdict = if notice.is_site_down { Verdict::Down } else { Verdict::Up };

@@ -1,5 +1,4 @@
-//! Many sites at once: digests in place of single messages, and what is said after a time without
-//! notifiers.
+//! Many sites at once: digests in place of single messages.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -34,7 +33,7 @@ pub(crate) struct Storm {
 
 impl Storm {
     /// The storm in progress.
-    pub(super) fn read(contents: &LaneContents) -> Option<Self> {
+    pub(crate) fn read(contents: &LaneContents) -> Option<Self> {
         contents.channel.storm.as_ref().and_then(|storm| serde_json::from_value(storm.0.clone()).ok())
     }
 
@@ -89,8 +88,7 @@ pub(super) fn decide_storm(
         let ready_at = groups.values().filter_map(Group::beginnings_ready_at).min().or(Some(now));
         return match (is_storm, ready_at, retry_at) {
             (true, Some(at), None) if at <= now => {
-                let notes = describe_gap(groups, contents).unwrap_or_default();
-                StormDecision::Send { notes, storm: Some(Some(Storm::start(now))) }
+                StormDecision::Send { notes: Vec::new(), storm: Some(Some(Storm::start(now))) }
             }
             (true, Some(at), retry_at) => {
                 StormDecision::Hold { until: retry_at.unwrap_or(at).max(at), storm: None }
@@ -130,34 +128,4 @@ pub(super) fn decide_storm(
         },
         (false, None) => StormDecision::Hold { until: now, storm: Some(None) },
     }
-}
-
-/// Sentences about a time without notifiers in which something began that is still to be told.
-pub(super) fn describe_gap(
-    groups: &BTreeMap<&str, Group<'_>>,
-    contents: &LaneContents,
-) -> Option<Vec<String>> {
-    let told = || groups.values().flat_map(Group::items);
-    let (from, to) = contents.gaps.iter().copied().find(|(from, to)| {
-        told().any(|told| {
-            let recorded = Timestamp::from(told.notice.recorded_at);
-            recorded >= *from && recorded <= *to && told.attempted.is_none()
-        })
-    })?;
-    let within = |at: Timestamp| at >= from && at <= to;
-    let beginnings =
-        contents.notices.iter().filter(|notice| !notice.is_end && within(notice.recorded_at.into()));
-    let over = beginnings.filter(|notice| notice.other_recorded_at.is_some()).count();
-    let down = told().filter(|told| matches!(told.verdict, Verdict::Down | Verdict::Flapping)).count();
-    let clock = |at: Timestamp| at.to_string().get(11..16).unwrap_or_default().to_owned();
-    Some(vec![format!(
-        "While notifications were off ({} to {} UTC): {} opened and closed; {} down now.",
-        clock(from),
-        clock(to),
-        describe_count(over, "incident"),
-        match down {
-            1 => "1 site is".to_owned(),
-            more => format!("{more} sites are"),
-        },
-    )])
 }

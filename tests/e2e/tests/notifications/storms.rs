@@ -1,8 +1,8 @@
 //! Many sites at once.
 
-use picket_harness::receiver::Answer;
+use picket_harness::{eventually, proc::peak_resident_kib, receiver::Answer};
 
-use crate::drill::Drill;
+use crate::drill::{Drill, WAIT_TIMEOUT};
 
 async fn count_messages(drill: &Drill, path: &str) -> usize {
     drill.receiver.requests().iter().filter(|request| request.path == path).count()
@@ -32,6 +32,47 @@ async fn n10_three_thousand_sites_down_at_once_are_few_messages_to_people_and_ev
     assert!(people <= 6, "{people} messages to people");
     assert_eq!(count_messages(&drill, "/hook").await, usize::try_from(2 * SITES).unwrap());
     assert_eq!(drill.count_notices("delivered", "").await, 4 * SITES);
+    drill.assert_ledger_closed().await;
+    print_speed(&drill).await;
+}
+
+/// Each message to people tells of a page of notices, so that memory does not grow with the storm.
+#[tokio::test]
+#[ignore = "slow: just e2e"]
+#[expect(clippy::print_stdout, reason = "the output is for a person")]
+async fn n10_twenty_thousand_sites_down_at_once_need_little_memory_and_a_message_for_each_page() {
+    const SITES: i64 = 20_000;
+    const MAX_GROWTH_KIB: u64 = 32 * 1_024;
+    let drill = Drill::start(1).await;
+    drill.add_sites(SITES).await;
+    drill.add_ntfy("phone").await;
+    drill.add_ntfy("desk").await;
+    drill.add_route("all", &["phone", "desk"], &[]).await;
+    let idle = drill.notifiers[0].memory_kib();
+
+    for batch in 0..10 {
+        drill.open_incidents(batch * SITES / 10 + 1, (batch + 1) * SITES / 10).await;
+    }
+    drill.wait_requests(2).await;
+    let held =
+        "SELECT count(*) FROM picket.notices WHERE state = 'waiting' AND step = 'event' AND reason = 'storm'";
+    eventually(WAIT_TIMEOUT, "the rest waits for the next digest", async || {
+        match drill.stack.query_number(held).await {
+            30_000 => Ok(()),
+            found => Err(found),
+        }
+    })
+    .await;
+    let text = drill.receiver.requests()[0].text();
+    assert!(text.contains("5000 sites") && text.contains("15000 changes more"), "{text}");
+    drill.close_incidents(1, SITES).await;
+    drill.wait_settled().await;
+
+    let peak = peak_resident_kib(drill.notifiers[0].pid()).unwrap();
+    println!("memory: {idle} KiB idle, at most {peak} KiB");
+    assert!(peak < idle + MAX_GROWTH_KIB, "from {idle} to {peak} KiB");
+    let messages = drill.receiver.count();
+    assert!(messages <= 20, "{messages} messages to two channels");
     drill.assert_ledger_closed().await;
     print_speed(&drill).await;
 }
