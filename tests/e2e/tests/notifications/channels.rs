@@ -1,8 +1,6 @@
-//! Channels that cannot be read, are paused, or wait idle.
+//! Channels that cannot be read or are paused, routes that change, and what wakes a notifier.
 
-use std::time::Duration;
-
-use picket_harness::{eventually, proc::cpu_seconds};
+use picket_harness::eventually;
 use serde_json::json;
 
 use crate::drill::{Drill, WAIT_TIMEOUT};
@@ -151,11 +149,8 @@ async fn a_route_that_is_renamed_or_removed_loses_nothing_of_what_waits() {
     drill.assert_ledger_closed().await;
 }
 
-/// Timing decides nothing here: the number of statements does not depend on the machine's speed.
 #[tokio::test]
-#[expect(clippy::print_stdout, reason = "the output is for a person")]
-async fn an_idle_notifier_asks_the_database_less_than_four_times_a_second_and_is_woken_by_an_event() {
-    const WATCHED: Duration = Duration::from_secs(20);
+async fn an_event_that_no_sink_publishes_wakes_an_idle_notifier_by_the_database() {
     let drill = Drill::start(1).await;
     drill.add_sites(1).await;
     drill.add_webhook("hook").await;
@@ -163,17 +158,7 @@ async fn an_idle_notifier_asks_the_database_less_than_four_times_a_second_and_is
     let listening =
         "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()";
     drill.wait_number(1, listening).await;
-    // Statistics are flushed within a second or when a session is idle.
-    let transactions =
-        "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()";
-    let (before, cpu) = (drill.stack.query_number(transactions).await, cpu_seconds(drill.notifiers[0].pid()));
-    tokio::time::sleep(WATCHED).await;
-    let asked = drill.stack.query_number(transactions).await - before;
-    let cpu = cpu_seconds(drill.notifiers[0].pid()) - cpu;
-    println!("{asked} transactions and {cpu:.3} s of CPU in {WATCHED:?}");
-    assert!(asked < 80, "{asked} in {WATCHED:?}");
 
-    // No sink publishes the event: the database's notification wakes the notifier.
     drill.open_incidents(1, 1).await;
     drill.wait_requests(1).await;
     let late =
