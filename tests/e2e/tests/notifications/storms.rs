@@ -42,7 +42,7 @@ async fn n10_three_thousand_sites_down_at_once_are_few_messages_to_people_and_ev
 #[expect(clippy::print_stdout, reason = "the output is for a person")]
 async fn n10_twenty_thousand_sites_down_at_once_need_little_memory_and_a_message_for_each_page() {
     const SITES: i64 = 20_000;
-    const MAX_GROWTH_KIB: u64 = 32 * 1_024;
+    const MAX_GROWTH_KIB: u64 = 48 * 1_024;
     let drill = Drill::start(1).await;
     drill.add_sites(SITES).await;
     drill.add_ntfy("phone").await;
