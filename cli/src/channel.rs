@@ -71,7 +71,7 @@ Examples:
   picket channel test ops
   picket channel test ops --timeout 60s --output json")]
     Test(TestChannelOptions),
-    /// Pause a channel: it is told of nothing, and what waits for it is suppressed
+    /// Pause a channel: it is told of nothing until it is resumed, and then of what is true
     #[command(after_help = "\
 Example:
   picket channel pause ops")]
@@ -100,7 +100,7 @@ pub(crate) struct AddChannelOptions {
     /// Add the channel paused
     #[arg(long)]
     paused: bool,
-    /// Tell the channel once of what is open now and concerns it
+    /// Tell the channel once of what is open now and concerns it; refused if no route names the channel
     #[arg(long)]
     catch_up: bool,
     #[command(flatten)]
@@ -211,6 +211,16 @@ async fn add_channel(options: AddChannelOptions, matches: &ArgMatches) -> Result
     channel.enabled = !paused;
     fields.apply_to(&mut channel)?;
     let store = database.connect(matches).await?;
+    let routes = picket_store::routes::list_routes(&store).await?;
+    let mut definitions = routes.iter().filter_map(|route| route.definition.as_ref().ok());
+    let is_named = definitions.any(|route| route.named_channels().any(|named| named == name));
+    if catch_up && !is_named {
+        // Nothing would concern it, and the option would be forgotten when a route names it.
+        return Err(Error::Usage(format!(
+            "--catch-up: no route names the channel '{name}' yet, so that nothing concerns it; leave the option out, \
+             and then: picket route add --channel {name} --catch-up"
+        )));
+    }
     let told = match catch_up {
         true => {
             let notices = channels::add_channel_with_catch_up(&store, &channel).await?;
@@ -221,9 +231,7 @@ async fn add_channel(options: AddChannelOptions, matches: &ArgMatches) -> Result
             String::new()
         }
     };
-    let routes = picket_store::routes::list_routes(&store).await?;
-    let is_named = routes.iter().filter_map(|route| route.definition.as_ref().ok());
-    let next = match is_named.into_iter().any(|route| route.named_channels().any(|named| named == name)) {
+    let next = match is_named {
         true => format!("picket channel test {name}"),
         false => {
             format!("picket channel test {name}; picket route add --channel {name} (no route names it yet)")

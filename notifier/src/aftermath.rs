@@ -2,23 +2,21 @@
 
 use std::time::Duration;
 
-use picket_proto::{Audience, ChannelKind, Timestamp};
+use picket_proto::{Audience, Timestamp};
 use picket_store::lanes::{
-    AddedNotice, AttemptEnd, ChannelChange, LaneChannel, LaneWork, NoticeChange, NoticeState, NoticeStep,
-    NotificationChange,
+    AttemptEnd, ChannelChange, LaneChannel, LaneWork, NoticeChange, NoticeState, NotificationChange,
 };
 
 use crate::{
     attempt::{Attempt, AttemptOutcome},
-    decide::{CALM_TIME, PlannedMessage},
-    message::Verdict,
+    pending::{PendingMessage, PendingNotice},
 };
 
 #[cfg(test)]
 mod tests;
 
 const HOUR: Duration = Duration::from_secs(3_600);
-/// Waits between the attempts of a message to people; then hourly until [`GIVE_UP_TIME`].
+/// Waits between the attempts of a message to people; then hourly.
 const PEOPLE_SCHEDULE: [Duration; 7] = [
     Duration::from_secs(1),
     Duration::from_secs(5),
@@ -40,14 +38,12 @@ const PROGRAM_SCHEDULE: [Duration; 9] = [
     Duration::from_secs(20 * 3_600),
     Duration::from_secs(24 * 3_600),
 ];
-/// Age of a message to people at which it is given up.
+/// Time after its first attempt at which a notice to people is given up.
 const GIVE_UP_TIME: Duration = Duration::from_secs(24 * 3_600);
 /// Time of failures after which a channel counts as failing.
 const FAILING_TIME: Duration = Duration::from_secs(15 * 60);
 /// Attempts after which a receiver that has moved is tried at once.
 const MAX_MOVES: i32 = 3;
-/// Longest time between two reminders.
-const MAX_REMINDER_TIME: Duration = Duration::from_secs(24 * 3_600);
 /// Waits are varied by up to this share, so that channels that failed together do not retry together.
 const JITTER: f64 = 0.2;
 
@@ -62,17 +58,15 @@ pub fn retry_waits(audience: Audience) -> &'static [Duration] {
 /// An attempt that has ended.
 pub(crate) struct EndedAttempt<'a> {
     /// What was to be told.
-    pub(crate) outgoing: &'a PlannedMessage<'a>,
-    /// The word for its purpose.
-    pub(crate) purpose: &'static str,
+    pub(crate) pending: &'a PendingMessage,
     /// The channel.
     pub(crate) channel: &'a LaneChannel,
-    /// The channel's kind.
-    pub(crate) kind: ChannelKind,
+    /// Who reads the channel.
+    pub(crate) audience: Audience,
+    /// Why this build cannot read the channel's settings.
+    pub(crate) problem: Option<&'a str>,
     /// Number of the attempt, from 1.
     pub(crate) number: i32,
-    /// Time of the first attempt.
-    pub(crate) first_at: Timestamp,
     /// The end.
     pub(crate) attempt: &'a Attempt,
     /// Least time between two messages of the kind.
@@ -86,16 +80,11 @@ pub(crate) struct EndedAttempt<'a> {
 /// What is written after an attempt.
 pub(crate) fn follow_attempt(ended: &EndedAttempt<'_>) -> LaneWork {
     let mut work = LaneWork {
-        notification: Some(NotificationChange {
-            id: ended.outgoing.id,
-            purpose: ended.purpose,
-            group_key: ended.outgoing.group_key.clone(),
-            title: None,
-            state: None,
-            reason: None,
-            next_attempt_at: None,
-            receiver_ref: None,
-        }),
+        notification: Some(NotificationChange::new(
+            ended.pending.id,
+            ended.pending.purpose.as_str(),
+            ended.pending.group_key.clone(),
+        )),
         attempt_end: Some(describe_end(ended)),
         ..LaneWork::default()
     };
@@ -104,10 +93,12 @@ pub(crate) fn follow_attempt(ended: &EndedAttempt<'_>) -> LaneWork {
         AttemptOutcome::Delivered { .. } => {
             follow_delivery(ended, &mut work);
             channel.succeeded = Some(true);
+            channel.problem = ended.channel.problem.is_some().then_some(None);
+            channel.is_gone = ended.channel.is_gone.then_some(false);
             channel.is_failing = ended.channel.is_failing.then_some(false);
             channel.next_send_at = (!ended.pace.is_zero()).then(|| ended.now.saturating_add(ended.pace));
             channel.storm =
-                ended.outgoing.storm.as_ref().map(|storm| serde_json::to_value(storm).unwrap_or_default());
+                ended.pending.storm.as_ref().map(|storm| serde_json::to_value(storm).unwrap_or_default());
         }
         AttemptOutcome::Refused => {
             give_up(ended, &mut work, "refused");
@@ -116,17 +107,15 @@ pub(crate) fn follow_attempt(ended: &EndedAttempt<'_>) -> LaneWork {
         AttemptOutcome::Gone => {
             give_up(ended, &mut work, "gone");
             channel.error = Some(ended.attempt.message.clone());
-            channel.problem = Some("the receiver is gone (410) and wants no message again".to_owned());
+            channel.problem = Some(Some("the receiver is gone (410) and wants no message again".to_owned()));
+            channel.is_gone = Some(true);
             channel.is_failing = Some(true);
         }
         AttemptOutcome::Moved { settings } => {
             channel.overrides = Some(settings.clone());
             // A receiver that moves again and again is tried like one that fails.
             let again = if ended.number < MAX_MOVES { Some(ended.now) } else { next_attempt_at(ended, None) };
-            match again {
-                Some(at) => postpone(ended, &mut work, at),
-                None => give_up(ended, &mut work, "exhausted"),
-            }
+            try_again(ended, &mut work, again);
         }
         AttemptOutcome::Retry { retry_after, is_channel_failing, receiver_ref } => {
             if let Some(notification) = &mut work.notification {
@@ -134,23 +123,19 @@ pub(crate) fn follow_attempt(ended: &EndedAttempt<'_>) -> LaneWork {
             }
             channel.succeeded = Some(false);
             channel.error = Some(ended.attempt.message.clone());
+            // Also cleared: another build may have found the channel unreadable.
+            channel.problem =
+                (ended.problem != ended.channel.problem.as_deref()).then(|| ended.problem.map(str::to_owned));
             let failing_for =
                 ended.channel.failing_since.map(|since| ended.now.saturating_duration_since(since.into()));
             let is_failing = *is_channel_failing || failing_for.is_some_and(|time| time >= FAILING_TIME);
-            match next_attempt_at(ended, *retry_after) {
-                Some(at) => {
-                    postpone(ended, &mut work, at);
-                    // People's messages keep their order. Programs are told of other subjects meanwhile,
-                    // unless the receiver asks for silence.
-                    let holds_channel = ended.kind.audience() != Audience::Programs || retry_after.is_some();
-                    channel.next_send_at = holds_channel.then_some(at);
-                    channel.is_failing = is_failing.then_some(true);
-                }
-                None => {
-                    give_up(ended, &mut work, "exhausted");
-                    channel.is_failing = Some(true);
-                }
-            }
+            let next = next_attempt_at(ended, *retry_after);
+            let retry = try_again(ended, &mut work, next);
+            // People's messages keep their order. Programs are told of other subjects meanwhile, unless
+            // the receiver asks for silence.
+            let holds_channel = ended.audience != Audience::Programs || retry_after.is_some();
+            channel.next_send_at = next.filter(|_| holds_channel && retry != Retry::None);
+            channel.is_failing = (is_failing || retry != Retry::All).then_some(true);
         }
     }
     work.channel = Some(channel);
@@ -175,45 +160,15 @@ fn describe_end(ended: &EndedAttempt<'_>) -> AttemptEnd {
 }
 
 fn follow_delivery(ended: &EndedAttempt<'_>, work: &mut LaneWork) {
-    let outgoing = ended.outgoing;
+    let pending = ended.pending;
     if let Some(notification) = &mut work.notification {
         notification.state = Some(NoticeState::Delivered);
         if let AttemptOutcome::Delivered { receiver_ref } = &ended.attempt.outcome {
             notification.receiver_ref.clone_from(receiver_ref);
         }
     }
-    for told in &outgoing.told {
-        work.notices.extend(told.keys.iter().map(|key| NoticeChange::deliver(key, outgoing.id)));
-        // Services for programs have reminders of their own.
-        if told.notice.group_key.is_none() {
-            continue;
-        }
-        if told.verdict == Verdict::Flapping {
-            work.added.push(AddedNotice::after(
-                told.notice,
-                NoticeStep::Calm,
-                0,
-                ended.now.saturating_add(CALM_TIME),
-            ));
-        }
-        let first = Duration::from_millis(u64::try_from(told.notice.remind_ms).unwrap_or(0));
-        let number = match told.notice.step {
-            NoticeStep::Event if !told.notice.is_end => 1,
-            NoticeStep::Reminder => told.notice.number.saturating_add(1),
-            _ => continue,
-        };
-        let is_lasting = matches!(told.verdict, Verdict::Down | Verdict::Silent | Verdict::Failing);
-        if is_lasting && !first.is_zero() {
-            let doublings = u32::try_from(number - 1).unwrap_or(0).min(16);
-            let wait = first.saturating_mul(1 << doublings).min(MAX_REMINDER_TIME);
-            work.added.push(AddedNotice::after(
-                told.notice,
-                NoticeStep::Reminder,
-                number,
-                ended.now.saturating_add(wait),
-            ));
-        }
-    }
+    work.notices.extend(pending.notices.iter().map(|notice| NoticeChange::deliver(&notice.key, pending.id)));
+    work.added.extend(pending.later.iter().cloned());
 }
 
 fn give_up(ended: &EndedAttempt<'_>, work: &mut LaneWork, reason: &'static str) {
@@ -221,31 +176,50 @@ fn give_up(ended: &EndedAttempt<'_>, work: &mut LaneWork, reason: &'static str) 
         notification.state = Some(NoticeState::Failed);
         notification.reason = Some(reason);
     }
-    let keys = ended.outgoing.told.iter().flat_map(|told| &told.keys);
-    work.notices.extend(keys.map(|key| NoticeChange::fail(key, reason)));
+    work.notices.extend(ended.pending.notices.iter().map(|notice| NoticeChange::fail(&notice.key, reason)));
 }
 
-fn postpone(ended: &EndedAttempt<'_>, work: &mut LaneWork, at: Timestamp) {
+/// Which notices of a message are attempted again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Retry {
+    All,
+    Some,
+    None,
+}
+
+/// Postpones the notices of a message to its next attempt, and gives those up that are exhausted.
+fn try_again(ended: &EndedAttempt<'_>, work: &mut LaneWork, next: Option<Timestamp>) -> Retry {
+    let notices = &ended.pending.notices;
+    let (exhausted, younger): (Vec<_>, Vec<_>) =
+        notices.iter().partition(|notice| next.is_none() || is_given_up(ended, notice));
+    let Some(at) = next.filter(|_| !younger.is_empty()) else {
+        give_up(ended, work, "exhausted");
+        return Retry::None;
+    };
     if let Some(notification) = &mut work.notification {
         notification.next_attempt_at = Some(at);
     }
-    let keys = ended.outgoing.told.iter().flat_map(|told| &told.keys);
-    work.notices.extend(keys.map(|key| NoticeChange::wait(key, at, None)));
+    work.notices.extend(younger.iter().map(|notice| NoticeChange::wait(&notice.key, at, None)));
+    work.notices.extend(exhausted.iter().map(|notice| NoticeChange::fail(&notice.key, "exhausted")));
+    if exhausted.is_empty() { Retry::All } else { Retry::Some }
+}
+
+/// True if a notice to people has been attempted for long enough. Each counts from its own first attempt,
+/// whatever else the message tells.
+fn is_given_up(ended: &EndedAttempt<'_>, notice: &PendingNotice) -> bool {
+    ended.audience != Audience::Programs
+        && notice
+            .first_attempt_at
+            .is_some_and(|first| ended.now.saturating_duration_since(first) >= GIVE_UP_TIME)
 }
 
 /// Time of the next attempt; `None` if there is none.
 fn next_attempt_at(ended: &EndedAttempt<'_>, retry_after: Option<Duration>) -> Option<Timestamp> {
     let made = usize::try_from(ended.number).unwrap_or(1).max(1);
-    let listed = retry_waits(ended.kind.audience()).get(made - 1).copied();
-    let wait = match ended.kind.audience() {
+    let listed = retry_waits(ended.audience).get(made - 1).copied();
+    let wait = match ended.audience {
         Audience::Programs => listed?,
-        Audience::People | Audience::Nobody => {
-            let age = ended.now.saturating_duration_since(ended.first_at);
-            if age >= GIVE_UP_TIME {
-                return None;
-            }
-            listed.unwrap_or(HOUR)
-        }
+        Audience::People | Audience::Nobody => listed.unwrap_or(HOUR),
     };
     let varied = wait.mul_f64(1.0 - JITTER + 2.0 * JITTER * ended.random.clamp(0.0, 1.0));
     Some(ended.now.saturating_add(retry_after.unwrap_or_default().max(varied)))

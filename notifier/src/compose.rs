@@ -7,7 +7,7 @@ mod title;
 
 use std::collections::HashMap;
 
-use picket_proto::{Audience, Cause, ChannelKind, InstallationId, Timestamp};
+use picket_proto::{Audience, Cause, InstallationId, Timestamp};
 use picket_store::lanes::{FiringEvent, LaneNotice, OutageDetails};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -36,6 +36,8 @@ pub(crate) struct Context<'a> {
     pub(crate) public_url: Option<String>,
     /// Measurements by incident.
     pub(crate) details: &'a HashMap<i64, OutageDetails>,
+    /// Events in full by transition, of which the notices that are shown may have a part only.
+    pub(crate) events: &'a HashMap<i64, Value>,
     /// First message about the same subject, and what the receiver gave for it.
     pub(crate) thread: Option<(Uuid, Option<Value>)>,
     /// True if the end of an earlier attempt is unknown.
@@ -44,17 +46,25 @@ pub(crate) struct Context<'a> {
     pub(crate) receiver_ref: Option<Value>,
 }
 
-/// The incidents that the message will show.
-pub(crate) fn list_shown_incidents(outgoing: &PlannedMessage<'_>) -> Vec<i64> {
-    let shown = order_told(outgoing).into_iter().take(SHOWN_ITEMS);
-    shown.filter_map(|told| EventView::of_notice(told.notice).incident_id).collect()
+/// The notices whose events the message will show.
+pub(crate) fn list_shown_notices<'a>(outgoing: &PlannedMessage<'a>) -> Vec<&'a LaneNotice> {
+    order_told(outgoing).into_iter().take(SHOWN_ITEMS).map(|told| told.notice).collect()
+}
+
+/// The incident that the line of a notice will show.
+pub(crate) fn shown_incident(notice: &LaneNotice) -> Option<i64> {
+    EventView::of_notice(notice).incident_id
 }
 
 /// Composes the message.
 pub(crate) fn compose(outgoing: &PlannedMessage<'_>, context: &Context<'_>) -> Message {
     let told = order_told(outgoing);
     let describe = |told: &&PlannedItem<'_>| {
-        let event = EventView::of_notice(told.notice);
+        let mut event = EventView::of_notice(told.notice);
+        // Of a site that has become steady the last change is shown, whose event is there in full.
+        if told.notice.last_change.is_none() {
+            event.payload = context.events.get(&told.notice.transition_id).unwrap_or(event.payload);
+        }
         let details = event.incident_id.and_then(|id| context.details.get(&id));
         let item = build_item(&event, told.verdict, details, context.public_url.as_deref(), context.now);
         Item { note: told.note.clone(), headline: told.headline.clone(), lasting: told.lasting, ..item }
@@ -282,9 +292,9 @@ pub(crate) fn compose_repetition(
 }
 
 /// The message with which a person tries a channel out.
-pub(crate) fn compose_test(id: Uuid, channel: &str, kind: ChannelKind, now: Timestamp) -> Message {
+pub(crate) fn compose_test(id: Uuid, channel: &str, audience: Audience, now: Timestamp) -> Message {
     let title = format!("TEST of channel {channel}: nothing is wrong");
-    let event = (kind.audience() == Audience::Programs).then(|| ProgramEvent {
+    let event = (audience == Audience::Programs).then(|| ProgramEvent {
         name: "channel.test".to_owned(),
         at: now,
         dedup_key: format!("test/channel.{channel}.test.{id}"),

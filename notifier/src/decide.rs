@@ -20,10 +20,13 @@ use uuid::Uuid;
 pub(crate) use self::{fate::CALM_TIME, storm::Storm};
 use self::{
     fate::{Fate, decide_fates},
-    group::Group,
+    group::{Group, find_retry},
     storm::StormDecision,
 };
-use crate::message::{Purpose, Verdict};
+use crate::{
+    message::{Purpose, Verdict},
+    text::describe_count,
+};
 
 /// What follows from the contents of a lane.
 #[derive(Debug, Default)]
@@ -117,17 +120,19 @@ fn plan_group_message<'a>(
     decision: &mut Decision<'a>,
     waits: &mut Vec<Wait>,
 ) {
-    let gap = gap::describe_gap(&groups, contents);
-    match storm::take_storm(&mut groups, contents, gap.is_some()) {
+    let mut notes = gap::describe_gaps(contents);
+    let tells_of_gap = gap::tells_of_gap(&groups, contents);
+    match storm::take_storm(&mut groups, contents, tells_of_gap) {
         StormDecision::Calm => {}
         StormDecision::Hold { items, until, storm } => {
-            let keys = items.into_iter().flat_map(|item| item.keys);
-            waits.extend(keys.map(|key| (key, until, Some("storm"))));
+            hold_items(items, until, Some("storm"), waits);
             decision.storm = storm;
         }
-        StormDecision::Send { items, notes, storm } => {
+        StormDecision::Send { items, notes: more, storm } => {
             let mut message = build_message(Purpose::Digest, None, items, contents);
-            message.notes = gap.into_iter().flatten().chain(notes).collect();
+            notes.extend(more);
+            notes.extend(describe_rest(contents));
+            message.notes = notes;
             message.storm = storm.map(|next| {
                 next.map(|mut next| {
                     next.digests.push(message.id);
@@ -139,24 +144,51 @@ fn plan_group_message<'a>(
         }
     }
     groups.retain(|_, group| !group.items().is_empty());
-    if let Some(notes) = gap.filter(|_| !groups.is_empty()) {
+    let are_many_reminders = has_many_reminders(&groups);
+    if tells_of_gap && !groups.is_empty() {
         let told = storm::take_items(&mut groups, |_| true);
-        let mut message = build_message(Purpose::Digest, None, told, contents);
-        message.notes = notes;
-        decision.message = Some(message);
-        return;
-    }
-    // Reminders of a storm are as many as its sites where each has a group of its own.
-    let is_reminder = |item: &PlannedItem<'_>| item.notice.step == NoticeStep::Reminder;
-    let reminders = || groups.values().flat_map(Group::items).filter(|item| is_reminder(item));
-    let limit = reminders().map(|item| item.notice.storm_after).min().unwrap_or(i32::MAX);
-    let are_together = groups.values().filter(|group| group.items().iter().any(is_reminder)).count() < 2;
-    if !are_together && i32::try_from(reminders().count()).unwrap_or(i32::MAX) > limit {
+        if let Some(until) = find_retry(&told).filter(|at| *at > contents.now) {
+            return hold_items(told, until, None, waits);
+        }
+        decision.message = Some(build_message(Purpose::Digest, None, told, contents));
+    } else if are_many_reminders {
         let told = storm::take_items(&mut groups, is_reminder);
         decision.message = Some(build_message(Purpose::Reminder, None, told, contents));
-        return;
+    } else {
+        choose_group(groups, contents, decision, waits);
     }
-    choose_group(groups, contents, decision, waits);
+    if let Some(message) = &mut decision.message {
+        notes.extend(describe_rest(contents));
+        message.notes = notes;
+    }
+}
+
+fn is_reminder(item: &PlannedItem<'_>) -> bool {
+    item.notice.step == NoticeStep::Reminder
+}
+
+/// True if reminders of several groups are as many as a storm: those of its sites, where each has a group
+/// of its own.
+fn has_many_reminders(groups: &BTreeMap<&str, Group<'_>>) -> bool {
+    let reminders = || groups.values().flat_map(Group::items).filter(|item| is_reminder(item));
+    let limit = reminders().map(|item| item.notice.storm_after).min().unwrap_or(i32::MAX);
+    let groups_with_reminders = groups.values().filter(|group| group.items().iter().any(is_reminder)).count();
+    groups_with_reminders > 1 && i32::try_from(reminders().count()).unwrap_or(i32::MAX) > limit
+}
+
+fn hold_items(
+    items: Vec<PlannedItem<'_>>,
+    until: Timestamp,
+    reason: Option<&'static str>,
+    waits: &mut Vec<Wait>,
+) {
+    waits.extend(items.into_iter().flat_map(|told| told.keys).map(|key| (key, until, reason)));
+}
+
+/// A sentence about the notices that did not fit the page that was read.
+fn describe_rest(contents: &LaneContents) -> Option<String> {
+    let rest = usize::try_from(contents.more_notices).unwrap_or(0);
+    (rest > 0).then(|| format!("{} more: the next messages tell of them.", describe_count(rest, "change")))
 }
 
 /// Messages about a single event each, in the order of recording.

@@ -1,6 +1,13 @@
-//! Events on the bus wake the planner. What they say is read from the database.
+//! Events on the bus and notifications of the database wake the planner and the deliverer, which read
+//! everything else from the database.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_nats::jetstream::{
     consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull},
@@ -9,9 +16,12 @@ use async_nats::jetstream::{
 use futures_util::StreamExt;
 use picket_proto::subject;
 use picket_runtime::{Backoff, Bus, ErrorChain};
-use picket_store::{Store, lanes};
+use picket_store::{Store, change_feed::ChangeListener, lanes};
 use time::OffsetDateTime;
-use tokio::{sync::Notify, time::sleep};
+use tokio::{
+    sync::Notify,
+    time::{sleep, timeout},
+};
 use tracing::{debug, info};
 
 use crate::metrics::Metrics;
@@ -27,11 +37,57 @@ const MAX_EVENTS: usize = 500;
 /// Waiting time of a request at the server.
 const REQUEST_EXPIRY: Duration = Duration::from_secs(5);
 
+/// Time after which the connection for notifications is replaced: a lost connection may stay silent.
+const RECONNECT_INTERVAL: Duration = Duration::from_secs(300);
+
 /// Wakes the loops: something may be unplanned, or due.
 #[derive(Clone, Default)]
 pub(crate) struct Wakers {
     pub(crate) plan: Arc<Notify>,
     pub(crate) deliver: Arc<Notify>,
+    is_listening: Arc<AtomicBool>,
+}
+
+impl Wakers {
+    /// True while notifications of the database arrive.
+    pub(crate) fn is_listening(&self) -> bool {
+        self.is_listening.load(Ordering::Relaxed)
+    }
+
+    fn wake_all(&self) {
+        self.plan.notify_one();
+        self.deliver.notify_one();
+    }
+}
+
+/// Follows the database's notifications for as long as the pipeline runs. Without a connection the database
+/// is polled more often.
+pub(crate) async fn follow_notifications(store: Store, wakers: Wakers) {
+    let mut backoff = Backoff::new(MIN_RETRY_DELAY, MAX_RETRY_DELAY);
+    loop {
+        match ChangeListener::connect_to_notices(&store).await {
+            Ok(listener) => {
+                backoff.reset();
+                wakers.is_listening.store(true, Ordering::Relaxed);
+                wakers.wake_all();
+                // Ends with the connection or after the interval, whichever comes first.
+                let _ = timeout(RECONNECT_INTERVAL, wake_by_notifications(listener, &wakers)).await;
+            }
+            Err(error) => {
+                debug!(error = %ErrorChain(&error), "could not listen for notifications, polling more often");
+            }
+        }
+        wakers.is_listening.store(false, Ordering::Relaxed);
+        wakers.wake_all();
+        sleep(backoff.next_delay()).await;
+    }
+}
+
+/// Runs until the connection is lost.
+async fn wake_by_notifications(mut listener: ChangeListener, wakers: &Wakers) {
+    while listener.next_notification().await.is_ok() {
+        wakers.wake_all();
+    }
 }
 
 /// Consumer shared by all notifiers. It begins with new events: a new installation of notifiers tells

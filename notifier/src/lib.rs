@@ -1,8 +1,8 @@
 //! Tells people and programs of incidents, warnings and regions: plans who is told, composes
 //! messages from what is true, and delivers them by channels.
 //!
-//! events, poll → plan → lanes → decide → compose → attempt → aftermath. Postgres decides; the stream
-//! of events only wakes. Any number of notifiers share the work.
+//! events, notifications, poll → plan → lanes → decide → compose → attempt → aftermath. Postgres decides; the
+//! stream of events and notifications of the database only wake. Any number of notifiers share the work.
 #![warn(missing_docs)]
 
 mod aftermath;
@@ -16,6 +16,7 @@ mod events;
 pub mod message;
 mod metrics;
 mod options;
+mod pending;
 mod pings;
 mod pipeline;
 mod samples;
@@ -97,7 +98,8 @@ pub async fn start(config: Config, bus: Bus, store: Store, health: Health) -> Re
     let settings = wait_for_database(&database, connect, picket_store::Error::may_recover).await?;
     let limit = config.drain_timeout;
     let (name, default_public_url) = (config.name.clone(), config.default_public_url.clone());
-    let worker = Worker { name, store, settings, default_public_url, sender, metrics };
+    let preparations = Arc::new(tokio::sync::Semaphore::new(1));
+    let worker = Worker { name, store, settings, default_public_url, sender, preparations, metrics };
     let pipeline = NotifierPipeline { config, bus, worker, secrets, database };
     Ok(PipelineHandle::start("notifier", pipeline, limit, &health).await?)
 }

@@ -20,8 +20,10 @@ use crate::{
     worker::{LEASE_TIME, Worker},
 };
 
-/// Time between two looks at the database without an event.
+/// Time between two looks at the database without notifications, or while work cannot be taken.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// Longest time between two looks while notifications arrive, in case of a lost notification.
+const IDLE_INTERVAL: Duration = Duration::from_secs(5);
 /// Time between two signs of life.
 const LIFE_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -57,9 +59,12 @@ impl Pipeline for NotifierPipeline {
             stop.clone(),
         );
         spawn_task("deliverer", deliverer, supervisor.clone()).await?;
+        let listened = wakers.clone();
         let listener =
             events::follow_events(self.bus.clone(), worker.store.clone(), worker.metrics.clone(), wakers);
         spawn_task("event_listener", listener, supervisor.clone()).await?;
+        let listener = events::follow_notifications(worker.store.clone(), listened);
+        spawn_task("notification_listener", listener, supervisor.clone()).await?;
         spawn_task("pings", pings::ping_regularly(worker.clone()), supervisor.clone()).await?;
         let secrets = self.secrets.clone();
         let follower = async move { secrets.follow_changes(|_| ()).await };
@@ -83,7 +88,8 @@ async fn plan_regularly(worker: Worker, database: ReadinessCheck, wakers: Wakers
         match lanes::plan_notices(&worker.store).await {
             Ok(0) => {
                 database.set_ready();
-                let _ = timeout(POLL_INTERVAL, wakers.plan.notified()).await;
+                let wait = if wakers.is_listening() { IDLE_INTERVAL } else { POLL_INTERVAL };
+                let _ = timeout(wait, wakers.plan.notified()).await;
             }
             Ok(planned) => {
                 debug!(planned, "planned who is told");
@@ -132,13 +138,33 @@ async fn deliver_regularly(
             }
             Ok(None) => {
                 drop(permit);
-                let _ = timeout(POLL_INTERVAL, wakers.deliver.notified()).await;
+                let wait = find_wait(&worker, &wakers).await;
+                let _ = timeout(wait, wakers.deliver.notified()).await;
             }
             Err(error) => {
                 worker.metrics.database_errors.inc();
                 warn!(error = %ErrorChain(&error), "could not look for something to tell, retrying");
                 tokio::time::sleep(POLL_INTERVAL).await;
             }
+        }
+    }
+}
+
+/// Time until the next look for a lane. The due times of lanes are known, and each change that brings a time
+/// forward sends a notification.
+async fn find_wait(worker: &Worker, wakers: &Wakers) -> Duration {
+    if !wakers.is_listening() {
+        return POLL_INTERVAL;
+    }
+    match lanes::find_next_work(&worker.store).await {
+        Ok(None) => IDLE_INTERVAL,
+        // Due, and nevertheless not leased: a limit of this notifier, or another one was faster.
+        Ok(Some(next)) if next.is_zero() => POLL_INTERVAL,
+        Ok(Some(next)) => next.min(IDLE_INTERVAL),
+        Err(error) => {
+            worker.metrics.database_errors.inc();
+            debug!(error = %ErrorChain(&error), "could not look for the next work");
+            POLL_INTERVAL
         }
     }
 }

@@ -194,7 +194,7 @@ pub(crate) fn digest() -> Message {
 
 /// A person tries the channel out.
 pub(crate) fn test() -> Message {
-    compose_test(SAMPLE_ID, "slack-ops", ChannelKind::Webhook, at(128))
+    compose_test(SAMPLE_ID, "slack-ops", ChannelKind::Webhook.audience(), at(128))
 }
 
 /// The opening of an incident that a channel of people is to be told.
@@ -212,10 +212,12 @@ pub(crate) fn notice() -> picket_store::lanes::LaneNotice {
         step: NoticeStep::Event,
         number: 0,
         route: Some("all".to_owned()),
+        route_id: Some(1),
         group_key: Some("route all".to_owned()),
         due_at: at,
         reason: None,
         notification_id: None,
+        first_attempt_at: None,
         event: "incident.opened".to_owned(),
         subject: "incident.1.1".to_owned(),
         is_end: false,

@@ -43,12 +43,14 @@ COMMENT ON COLUMN picket.channels.settings IS
 -- What notifiers know of a channel. They have no right to change its definition.
 CREATE TABLE picket.channel_states (
     channel text PRIMARY KEY REFERENCES picket.channels ON DELETE CASCADE ON UPDATE CASCADE,
-    -- Version of the definition for which overrides and problem hold.
+    -- Version of the definition for which overrides, problem and is_gone hold.
     version bigint NOT NULL DEFAULT 1,
     -- Settings that the receiver has changed, such as the new id of a chat.
     overrides jsonb NOT NULL DEFAULT '{}',
-    -- Why the channel cannot be used until its definition changes; null if it can.
+    -- Why the channel cannot be used: notifiers cannot read its settings, or the receiver is gone.
     problem text,
+    -- True if the receiver wants no message again: nothing is attempted until the definition changes.
+    is_gone boolean NOT NULL DEFAULT false,
     next_send_at timestamptz NOT NULL DEFAULT '-infinity',
     consecutive_failures integer NOT NULL DEFAULT 0,
     -- First failure since the last delivery; null if the last attempt succeeded.
@@ -102,6 +104,7 @@ BEGIN
                   AND notice.state = 'waiting' AND notice.due_at <= clock_timestamp())
        OR EXISTS (SELECT FROM picket.notifications AS message WHERE message.channel = lane.channel AND message.lane = lane.lane
                   AND message.state = 'waiting' AND message.next_attempt_at <= clock_timestamp());
+    PERFORM pg_notify('picket_notices', '');
 END $$;
 COMMENT ON FUNCTION picket.wake_lanes IS 'Has lanes looked at in which a notice or a message is due';
 
@@ -130,11 +133,13 @@ BEGIN
         INSERT INTO picket.channel_lanes (channel, lane) SELECT NEW.name, generate_series(0, 7);
     ELSE
         PERFORM picket.lock_lanes(NEW.name);
-        UPDATE picket.channel_states SET version = NEW.version, overrides = '{}', problem = NULL, next_send_at = '-infinity'
+        UPDATE picket.channel_states
+        SET version = NEW.version, overrides = '{}', problem = NULL, is_gone = false, next_send_at = '-infinity'
         WHERE channel = NEW.name;
         UPDATE picket.notifications SET next_attempt_at = now() WHERE channel = NEW.name AND state = 'waiting';
         UPDATE picket.notices SET due_at = now()
-        WHERE channel = NEW.name AND state = 'waiting' AND notification_id IS NOT NULL AND due_at > now();
+        WHERE channel = NEW.name AND state = 'waiting' AND (notification_id IS NOT NULL OR reason = 'channel_paused')
+          AND due_at > now();
         PERFORM picket.wake_lanes();
     END IF;
     RETURN NULL;
@@ -200,6 +205,39 @@ CREATE TABLE picket.routes (
 COMMENT ON TABLE picket.routes IS 'Which events are told to which channels; picket route manages them';
 CREATE TRIGGER routes_before BEFORE UPDATE ON picket.routes
     FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*) EXECUTE FUNCTION picket.channels_before();
+
+-- What a removed route said of the notices that still wait: they are told at the times that they had.
+CREATE TABLE picket.former_routes (
+    route_id bigint PRIMARY KEY,
+    wait_ms integer,
+    delay_ms integer NOT NULL,
+    remind_ms integer NOT NULL,
+    storm_after integer NOT NULL,
+    active jsonb,
+    removed_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+CREATE FUNCTION picket.routes_removed() RETURNS trigger
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    INSERT INTO picket.former_routes (route_id, wait_ms, delay_ms, remind_ms, storm_after, active)
+    VALUES (OLD.route_id, OLD.wait_ms, OLD.delay_ms, OLD.remind_ms, OLD.storm_after, OLD.active)
+    ON CONFLICT (route_id) DO NOTHING;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION picket.routes_removed IS 'Keeps what a removed route said of the notices that still wait';
+CREATE TRIGGER routes_removed AFTER DELETE ON picket.routes FOR EACH ROW EXECUTE FUNCTION picket.routes_removed();
+
+-- What routes say of notices. Of a route that is changed the present values hold, of a removed one the
+-- last.
+CREATE VIEW picket.known_routes AS
+SELECT route_id, wait_ms, delay_ms, remind_ms, storm_after, active FROM picket.routes
+UNION ALL
+SELECT route_id, wait_ms, delay_ms, remind_ms, storm_after, active FROM picket.former_routes;
+COMMENT ON VIEW picket.known_routes IS 'What routes, also removed ones, say of the notices that wait';
 
 -- Spans in which nobody is told. Incidents open and are recorded; what is still down at the end is
 -- told then.

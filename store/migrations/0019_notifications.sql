@@ -48,6 +48,8 @@ BEGIN
            CASE WHEN NEW.payload ? 'region' THEN ARRAY[NEW.payload ->> 'region'] ELSE picket.text_array(NEW.payload -> 'regions') END,
            NEW.payload
     ON CONFLICT (event_id) DO NOTHING;
+    -- Events on the bus wake notifiers too, but pass through a sink before.
+    PERFORM pg_notify('picket_notices', '');
     RETURN NULL;
 END $$;
 COMMENT ON FUNCTION picket.outbox_after IS 'Records each event as a transition, of which people are told';
@@ -62,11 +64,14 @@ COMMENT ON TYPE picket.notice_step IS
 -- What a channel is to be told, and what came of it.
 CREATE TABLE picket.notices (
     transition_id bigint NOT NULL REFERENCES picket.transitions ON DELETE CASCADE,
+    -- Of an end: the transition of its beginning, with which it is read and told.
+    beginning_id bigint,
     channel text NOT NULL,
     step picket.notice_step NOT NULL DEFAULT 'event',
     number smallint NOT NULL DEFAULT 0,
-    -- Name of the route.
+    -- Name that the route had, and its id: a route that is renamed or removed changes nothing.
     route text,
+    route_id bigint,
     -- Notices of a channel with the same key share a message; null: one message for each event.
     group_key text,
     lane smallint NOT NULL,
@@ -76,6 +81,8 @@ CREATE TABLE picket.notices (
     -- Of a waiting notice: what it waits for, if not for its time.
     reason text,
     notification_id uuid,
+    -- Attempts end a day after the first.
+    first_attempt_at timestamptz,
     ended_at timestamptz,
     PRIMARY KEY (transition_id, channel, step, number),
     CONSTRAINT ended_at_of_ended_notices CHECK ((state = 'waiting') = (ended_at IS NULL)),
@@ -207,7 +214,7 @@ BEGIN
     ),
     told AS (
         SELECT DISTINCT ON (matched.transition_id, channel.name)
-               matched.transition_id, channel.name AS channel, matched.name AS route, matched.subject,
+               matched.transition_id, channel.name AS channel, matched.name AS route, matched.route_id, matched.subject,
                picket.group_key_of(matched.group_by, matched.name, matched.tags, channel.kind, matched.site_id, matched.site_tags,
                                    matched.subject) AS group_key,
                matched.recorded_at + (matched.delay_ms + coalesce(matched.wait_ms,
@@ -222,7 +229,8 @@ BEGIN
     ),
     escalated AS (
         SELECT DISTINCT ON (matched.transition_id, channel.name, step.number)
-               matched.transition_id, channel.name AS channel, matched.name AS route, matched.subject, channel.kind, step.number,
+               matched.transition_id, channel.name AS channel, matched.name AS route, matched.route_id, matched.subject, channel.kind,
+               step.number,
                matched.recorded_at + (step.value ->> 'after_ms')::bigint * interval '1 millisecond' AS due_at
         FROM matched
         CROSS JOIN jsonb_array_elements(matched.escalate) WITH ORDINALITY AS step (value, number)
@@ -233,21 +241,21 @@ BEGIN
           AND matched.failing_channel IS DISTINCT FROM channel.name
         ORDER BY matched.transition_id, channel.name, step.number, matched.rank
     )
-    INSERT INTO picket.notices (transition_id, channel, step, number, route, group_key, lane, due_at)
-    SELECT transition_id, channel, 'event'::picket.notice_step, 0::smallint, route, group_key,
+    INSERT INTO picket.notices (transition_id, channel, step, number, route, route_id, group_key, lane, due_at)
+    SELECT transition_id, channel, 'event'::picket.notice_step, 0::smallint, route, route_id, group_key,
            CASE WHEN group_key IS NULL THEN picket.lane_of(subject) ELSE 0 END, due_at
     FROM told
     UNION ALL
-    SELECT transition_id, channel, 'escalation'::picket.notice_step, number::smallint, route,
+    SELECT transition_id, channel, 'escalation'::picket.notice_step, number::smallint, route, route_id,
            CASE WHEN NOT picket.is_for_programs(kind) THEN 'escalation ' || route END,
            CASE WHEN picket.is_for_programs(kind) THEN picket.lane_of(subject) ELSE 0 END, due_at
     FROM escalated
     ON CONFLICT DO NOTHING;
 
     -- Ends, to the channels that were to be told of the beginning.
-    INSERT INTO picket.notices (transition_id, channel, route, group_key, lane, due_at, state, reason, ended_at)
+    INSERT INTO picket.notices (transition_id, beginning_id, channel, route, route_id, group_key, lane, due_at, state, reason, ended_at)
     SELECT DISTINCT ON (ended.transition_id, notice.channel)
-           ended.transition_id, notice.channel, notice.route, notice.group_key, notice.lane, clock_timestamp(),
+           ended.transition_id, begun.transition_id, notice.channel, notice.route, notice.route_id, notice.group_key, notice.lane, clock_timestamp(),
            CASE WHEN channel.send_closed THEN 'waiting' ELSE 'suppressed' END::picket.notice_state,
            CASE WHEN NOT channel.send_closed THEN 'closed_not_sent' END,
            CASE WHEN NOT channel.send_closed THEN clock_timestamp() END
@@ -260,12 +268,15 @@ BEGIN
     ORDER BY ended.transition_id, notice.channel, notice.step
     ON CONFLICT DO NOTHING;
 
-    -- Steps of escalation that still wait are looked at now: they end untold.
+    -- What still waits of a beginning is looked at now, with its end: steps of escalation end untold, and
+    -- what was held back or not due yet may have been brief. What was attempted keeps its time.
     UPDATE picket.notices AS step SET due_at = least(step.due_at, clock_timestamp())
     FROM picket.transitions AS ended
     JOIN picket.transitions AS begun ON begun.subject = ended.subject AND NOT begun.is_end
     WHERE ended.transition_id = ANY (planned) AND ended.is_end AND step.transition_id = begun.transition_id
-      AND step.step = 'escalation' AND step.state = 'waiting';
+      AND step.state = 'waiting'
+      AND (step.step = 'escalation'
+           OR step.step = 'event' AND step.notification_id IS NULL);
     UPDATE picket.transitions AS transition
     SET planned_at = clock_timestamp(),
         channels = (SELECT count(*) FROM picket.notices AS notice
@@ -275,6 +286,7 @@ BEGIN
     FROM (SELECT channel, notices.lane, min(due_at) AS due_at FROM picket.notices
           WHERE transition_id = ANY (planned) AND state = 'waiting' GROUP BY channel, notices.lane) AS added
     WHERE lane.channel = added.channel AND lane.lane = added.lane AND lane.due_at > added.due_at;
+    PERFORM pg_notify('picket_notices', '');
     RETURN cardinality(planned);
 END $$;
 COMMENT ON FUNCTION picket.plan_notices IS 'Writes the notices of the oldest transitions without, and returns the number of transitions';
@@ -298,7 +310,7 @@ BEGIN
     ),
     told AS (
         SELECT DISTINCT ON (lasting.transition_id, channel.name)
-               lasting.transition_id, channel.name AS channel, route.name AS route, lasting.subject,
+               lasting.transition_id, channel.name AS channel, route.name AS route, route.route_id, lasting.subject,
                picket.group_key_of(route.group_by, route.name, route.tags, channel.kind, lasting.site_id, lasting.tags, lasting.subject)
                    AS group_key,
                bool_or(route.name = of_route) OVER (PARTITION BY lasting.transition_id, channel.name) AS is_named
@@ -310,8 +322,8 @@ BEGIN
         ORDER BY lasting.transition_id, channel.name, route.fallback, route.position, route.route_id
     ),
     added AS (
-        INSERT INTO picket.notices (transition_id, channel, route, group_key, lane, due_at)
-        SELECT transition_id, channel, route, group_key, CASE WHEN group_key IS NULL THEN picket.lane_of(subject) ELSE 0 END,
+        INSERT INTO picket.notices (transition_id, channel, route, route_id, group_key, lane, due_at)
+        SELECT transition_id, channel, route, route_id, group_key, CASE WHEN group_key IS NULL THEN picket.lane_of(subject) ELSE 0 END,
                clock_timestamp()
         FROM told WHERE of_route IS NULL OR is_named
         ON CONFLICT DO NOTHING
@@ -329,6 +341,7 @@ BEGIN
         WHERE kept.channel = used.channel AND kept.lane = used.lane
     )
     SELECT count(*) INTO number FROM added;
+    PERFORM pg_notify('picket_notices', '');
     RETURN number;
 END $$;
 COMMENT ON FUNCTION picket.catch_up IS
@@ -387,6 +400,7 @@ BEGIN
         RETURN 'busy';
     END IF;
     INSERT INTO picket.notifications (notification_id, channel, lane, purpose) VALUES (of_id, of_channel, 0, 'test');
+    PERFORM pg_notify('picket_notices', '');
     RETURN NULL;
 END $$;
 COMMENT ON FUNCTION picket.request_test IS 'Asks for a test message through a channel; null, or unknown or busy if there will be none';
@@ -427,9 +441,10 @@ CREATE FUNCTION picket.acknowledgements_after() RETURNS trigger
     AS $$
 BEGIN
     PERFORM picket.lock_lanes();
-    INSERT INTO picket.notices (transition_id, channel, step, route, lane, due_at)
+    INSERT INTO picket.notices (transition_id, channel, step, route, route_id, lane, due_at)
     SELECT DISTINCT ON (notice.transition_id, notice.channel)
-           notice.transition_id, notice.channel, 'acknowledgement'::picket.notice_step, notice.route, notice.lane, clock_timestamp()
+           notice.transition_id, notice.channel, 'acknowledgement'::picket.notice_step, notice.route, notice.route_id, notice.lane,
+           clock_timestamp()
     FROM picket.transitions AS opened
     JOIN picket.notices AS notice ON notice.transition_id = opened.transition_id AND notice.group_key IS NULL
     JOIN picket.channels AS channel ON channel.name = notice.channel AND channel.kind IN ('pagerduty', 'opsgenie')
@@ -498,11 +513,11 @@ COMMENT ON FUNCTION picket.active_from IS 'The time, or the start of the next ac
 -- one transaction, so that a notifier that is paused holds no lock.
 --
 -- work: {"notices": [{"transition_id", "step", "number", "state"?, "reason"?, "due_at"?, "notification_id"?}],
---        "added": [{"transition_id", "step", "number", "route", "group_key", "due_at"}],
+--        "added": [{"transition_id", "step", "number", "route", "route_id", "group_key", "due_at"}],
 --        "notification": {"id", "purpose", "group_key", "title", "state"?, "reason"?, "next_attempt_at"?, "receiver_ref"?},
 --        "attempt": {"number", "notifier"} to begin one,
 --        "attempt_end": {"number", "outcome", "status", "message", "retry_after_ms"},
---        "channel": {"next_send_at"?, "succeeded"?, "error"?, "is_failing"?, "problem"?, "overrides"?, "storm"?}}
+--        "channel": {"next_send_at"?, "succeeded"?, "error"?, "is_failing"?, "problem"?, "is_gone"?, "overrides"?, "storm"?}}
 CREATE FUNCTION picket.write_lane_work(of_channel text, of_lane smallint, of_epoch bigint, work jsonb, lease_ms integer)
     RETURNS boolean
     LANGUAGE plpgsql
@@ -545,6 +560,7 @@ BEGIN
     UPDATE picket.notices AS notice
     SET state = coalesce(new.state, notice.state), reason = CASE WHEN new.has_reason THEN new.reason ELSE notice.reason END,
         due_at = coalesce(new.due_at, notice.due_at), notification_id = coalesce(new.notification_id, notice.notification_id),
+        first_attempt_at = coalesce(notice.first_attempt_at, CASE WHEN new.notification_id IS NOT NULL THEN clock_timestamp() END),
         ended_at = CASE WHEN new.state <> 'waiting' THEN clock_timestamp() END
     FROM (SELECT (item ->> 'transition_id')::bigint AS transition_id, (item ->> 'step')::picket.notice_step AS step,
                  (item ->> 'number')::smallint AS number, (item ->> 'state')::picket.notice_state AS state,
@@ -553,9 +569,9 @@ BEGIN
           FROM jsonb_array_elements(work -> 'notices') AS item) AS new
     WHERE notice.transition_id = new.transition_id AND notice.channel = of_channel AND notice.step = new.step
       AND notice.number = new.number AND notice.state = 'waiting';
-    INSERT INTO picket.notices (transition_id, channel, step, number, route, group_key, lane, due_at)
+    INSERT INTO picket.notices (transition_id, channel, step, number, route, route_id, group_key, lane, due_at)
     SELECT (item ->> 'transition_id')::bigint, of_channel, (item ->> 'step')::picket.notice_step, (item ->> 'number')::smallint,
-           item ->> 'route', item ->> 'group_key', of_lane, (item ->> 'due_at')::timestamptz
+           item ->> 'route', (item ->> 'route_id')::bigint, item ->> 'group_key', of_lane, (item ->> 'due_at')::timestamptz
     FROM jsonb_array_elements(work -> 'added') AS item
     ON CONFLICT DO NOTHING;
 
@@ -568,7 +584,8 @@ BEGIN
                                  WHEN false THEN coalesce(state.failing_since, clock_timestamp()) ELSE state.failing_since END,
             last_delivered_at = CASE WHEN (change ->> 'succeeded')::boolean THEN clock_timestamp() ELSE state.last_delivered_at END,
             last_error = coalesce(change ->> 'error', state.last_error),
-            problem = coalesce(change ->> 'problem', state.problem),
+            problem = CASE WHEN change ? 'problem' THEN change ->> 'problem' ELSE state.problem END,
+            is_gone = coalesce((change ->> 'is_gone')::boolean, state.is_gone),
             overrides = state.overrides || coalesce(change -> 'overrides', '{}'),
             storm = CASE WHEN change ? 'storm' THEN nullif(change -> 'storm', 'null') ELSE state.storm END
         WHERE state.channel = of_channel;

@@ -87,7 +87,8 @@ COMMENT ON VIEW report.channels IS 'One row for each channel, with what waits fo
 COMMENT ON COLUMN report.channels.channel IS 'Name of the channel';
 COMMENT ON COLUMN report.channels.kind IS 'What the channel speaks, such as slack or email';
 COMMENT ON COLUMN report.channels.enabled IS 'False while the channel is paused';
-COMMENT ON COLUMN report.channels.problem IS 'Why the channel cannot be used until its definition changes; null if it can';
+COMMENT ON COLUMN report.channels.problem IS
+    'Why the channel cannot be used: notifiers cannot read its settings, or the receiver is gone; null if it can';
 COMMENT ON COLUMN report.channels.is_failing IS 'Whether the channel counts as failing, and other channels are told';
 COMMENT ON COLUMN report.channels.failing_since IS 'First failure since the last delivery; null if the last attempt succeeded';
 COMMENT ON COLUMN report.channels.consecutive_failures IS 'Failed attempts since the last delivery';
@@ -186,6 +187,9 @@ BEGIN
         -- Incidents from before have no transitions any more, which the ledger must not miss.
         UPDATE picket.notification_progress SET started_at = greatest(started_at, since);
     END IF;
+    DELETE FROM picket.former_routes AS former
+    WHERE former.removed_at < since
+      AND NOT EXISTS (SELECT FROM picket.notices AS notice WHERE notice.route_id = former.route_id AND notice.state = 'waiting');
     DELETE FROM picket.silences WHERE ends_at < since;
     DELETE FROM picket.notification_gaps WHERE gap_to < since;
     RETURN total + deleted;
@@ -211,7 +215,8 @@ BEGIN
             UPDATE picket.transitions SET recorded_at = present WHERE recorded_at > present;
             UPDATE picket.channels SET created_at = present WHERE created_at > present;
             UPDATE picket.routes SET created_at = present WHERE created_at > present;
-            UPDATE picket.notices SET due_at = present WHERE state = 'waiting' AND due_at > present;
+            UPDATE picket.notices SET due_at = least(due_at, present), first_attempt_at = least(first_attempt_at, present)
+            WHERE state = 'waiting' AND (due_at > present OR first_attempt_at > present);
             UPDATE picket.notifications SET next_attempt_at = present WHERE state = 'waiting' AND next_attempt_at > present;
             UPDATE picket.channel_states SET next_send_at = least(next_send_at, present), next_ping_at = least(next_ping_at, present),
                 storm = CASE WHEN storm IS NOT NULL
@@ -243,15 +248,14 @@ BEGIN
         REVOKE ALL ON ALL FUNCTIONS IN SCHEMA picket, report FROM picket_notifier;
         GRANT USAGE ON SCHEMA picket TO picket_notifier;
         GRANT SELECT ON public._sqlx_migrations TO picket_notifier;
-        -- Of sites what they are called, and not what is sent to them.
-        GRANT SELECT ON picket.known_sites, picket.settings, picket.regions, picket.incidents, picket.acknowledgements,
-            picket.check_results, picket.rollups_hourly, picket.schedules, picket.leases, picket.outbox,
-            picket.channels, picket.channel_states, picket.channel_lanes, picket.routes, picket.silences, picket.notifiers,
-            picket.notification_gaps, picket.notification_progress, picket.transitions, picket.notices, picket.notifications,
-            picket.delivery_attempts, picket.certificates TO picket_notifier;
+        -- What its own statements read. Of sites it knows what their events say.
+        GRANT SELECT ON picket.settings, picket.incidents, picket.acknowledgements, picket.check_results, picket.schedules,
+            picket.channels, picket.channel_states, picket.channel_lanes, picket.known_routes, picket.silences,
+            picket.notification_gaps, picket.transitions, picket.notices, picket.notifications, picket.delivery_attempts
+            TO picket_notifier;
         GRANT EXECUTE ON FUNCTION picket.plan_notices, picket.claim_lane, picket.release_lane, picket.write_lane_work,
-            picket.end_attempt, picket.repeat_end, picket.set_channel_failing, picket.mark_notifier, picket.take_ping, picket.record_certificate_events, picket.record_ledger_event,
-            picket.chain_problem TO picket_notifier;
+            picket.end_attempt, picket.repeat_end, picket.mark_notifier, picket.take_ping, picket.record_certificate_events,
+            picket.record_ledger_event, picket.chain_problem TO picket_notifier;
         FOR callable IN SELECT oid FROM pg_proc
                         WHERE pronamespace = 'picket'::regnamespace AND prokind = 'f' AND NOT prosecdef
                           AND provolatile IN ('i', 's') AND prorettype <> 'trigger'::regtype LOOP

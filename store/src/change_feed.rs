@@ -169,6 +169,8 @@ pub enum Notification {
     Leases,
     /// Settings have changed.
     Settings,
+    /// An event has been recorded, or there may be work in a lane of a channel.
+    Notices,
     /// The connection was lost and restored; notifications may have been missed.
     Reconnected,
 }
@@ -183,9 +185,21 @@ impl ChangeListener {
     /// # Errors
     /// If the database cannot be reached.
     pub async fn connect(store: &Store) -> Result<Self, Error> {
+        Self::subscribe(store, &["picket_sites", "picket_leases", "picket_settings"]).await
+    }
+
+    /// Connects and subscribes to the notifications for notifiers.
+    ///
+    /// # Errors
+    /// If the database cannot be reached.
+    pub async fn connect_to_notices(store: &Store) -> Result<Self, Error> {
+        Self::subscribe(store, &["picket_notices"]).await
+    }
+
+    async fn subscribe(store: &Store, channels: &[&str]) -> Result<Self, Error> {
         let listening = async {
             let mut listener = PgListener::connect_with(&store.pool).await?;
-            listener.listen_all(["picket_sites", "picket_leases", "picket_settings"]).await?;
+            listener.listen_all(channels.iter().copied()).await?;
             Ok(listener)
         };
         store.with_timeout(Duration::from_secs(10), "listen to the database", listening).await.map(Self)
@@ -202,6 +216,7 @@ impl ChangeListener {
             Some("picket_sites") => Notification::Sites,
             Some("picket_leases") => Notification::Leases,
             Some("picket_settings") => Notification::Settings,
+            Some("picket_notices") => Notification::Notices,
             // `None` is the driver's sign of a new connection.
             _ => Notification::Reconnected,
         })

@@ -68,7 +68,7 @@ impl Channel {
 /// What notifiers know of a channel: a row of `report.channels`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, FromRow)]
 pub struct ChannelState {
-    /// Why the channel cannot be used until its definition changes.
+    /// Why the channel cannot be used: notifiers cannot read its settings, or the receiver is gone.
     pub problem: Option<String>,
     /// True if the channel counts as failing, and other channels are told.
     pub is_failing: bool,

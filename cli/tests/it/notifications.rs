@@ -268,6 +268,9 @@ async fn open_incidents_are_told_to_a_new_channel_or_route_on_demand() {
     let picket = Picket::new().await;
     let pool = picket.pool().await;
     picket.run_ok(&["site", "add", "https://shop.example/"]);
+    let early = ["channel", "add", "ops", "--kind", "slack", "--url", "secret:slack-ops", "--catch-up"];
+    let refused = picket.run_rejected(&early);
+    assert!(refused.contains("picket route add --channel ops --catch-up"), "{refused}");
     picket.add_ops();
     run_sql(&pool, OPEN_INCIDENT).await;
 

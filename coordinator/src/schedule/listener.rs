@@ -77,6 +77,8 @@ impl NotificationListener {
                     Ok(Notification::Sites) => changes.sites = true,
                     Ok(Notification::Leases) => changes.leases = true,
                     Ok(Notification::Settings) => changes.settings = true,
+                    // Not subscribed to.
+                    Ok(Notification::Notices) => {}
                     Ok(Notification::Reconnected) => changes = Changes::ALL_CHANGES,
                     Err(_) => return,
                 }

@@ -1,7 +1,7 @@
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use picket_proto::{ChannelKind, Timestamp};
-use picket_store::lanes::{LaneChannel, LaneWork, NoticeState};
+use picket_store::lanes::{LaneChannel, LaneContents, LaneNotice, LaneWork, NoticeState};
 use serde_json::{Value, json};
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -11,6 +11,7 @@ use crate::{
     attempt::{Attempt, AttemptOutcome},
     decide::{PlannedItem, PlannedMessage},
     message::{Purpose, Verdict},
+    pending::PendingMessage,
     samples::notice,
 };
 
@@ -27,10 +28,13 @@ fn channel() -> LaneChannel {
         settings: Json(json!({})),
         enabled: true,
         pace_ms: None,
+        created_at: at(-100_000).into(),
         next_send_at: at(-100_000).into(),
         problem: None,
+        is_gone: false,
         failing_since: None,
         is_failing: false,
+        last_delivered_at: None,
         storm: None,
     }
 }
@@ -43,33 +47,56 @@ fn follow(
     now: i64,
     channel: &LaneChannel,
 ) -> LaneWork {
-    let mut notice = notice();
-    notice.group_key = (kind == ChannelKind::Slack).then(|| "route all".to_owned());
-    let told = PlannedItem {
+    let first_attempt_at = (number > 1).then(|| at(0).into());
+    follow_notices(kind, outcome, number, now, channel, vec![LaneNotice { first_attempt_at, ..notice() }])
+}
+
+/// As [`follow`], of a message that tells `notices`.
+fn follow_notices(
+    kind: ChannelKind,
+    outcome: AttemptOutcome,
+    number: i32,
+    now: i64,
+    channel: &LaneChannel,
+    mut notices: Vec<LaneNotice>,
+) -> LaneWork {
+    for notice in &mut notices {
+        notice.group_key = (kind == ChannelKind::Slack).then(|| "route all".to_owned());
+    }
+    let contents = LaneContents {
+        now: at(now),
+        channel: channel.clone(),
+        notices,
+        more_notices: 0,
+        messages: BTreeMap::new(),
+        open_told: BTreeMap::new(),
+        storm_open: picket_store::lanes::StormOutages::default(),
+        gaps: Vec::new(),
+    };
+    let tell = |notice| PlannedItem {
         verdict: Verdict::Down,
-        keys: vec![notice.key()],
-        notice: &notice,
+        keys: vec![LaneNotice::key(notice)],
+        notice,
         note: None,
         headline: None,
         lasting: None,
         attempted: None,
     };
-    let outgoing = PlannedMessage {
+    let plan = PlannedMessage {
         id: Uuid::now_v7(),
         purpose: Purpose::Alert,
-        group_key: notice.group_key.clone(),
-        told: vec![told],
+        group_key: contents.notices[0].group_key.clone(),
+        told: contents.notices.iter().map(tell).collect(),
         notes: Vec::new(),
         is_single: kind != ChannelKind::Slack,
         storm: None,
     };
     follow_attempt(&EndedAttempt {
-        outgoing: &outgoing,
-        purpose: "alert",
+        pending: &PendingMessage::of_plan(&plan, &contents),
         channel,
-        kind,
+        audience: kind.audience(),
+        problem: None,
         number,
-        first_at: at(0),
         attempt: &Attempt::new(outcome, Some(500), "an answer"),
         pace: Duration::from_secs(1),
         now: at(now),
@@ -109,6 +136,33 @@ fn people_are_tried_at_growing_intervals_for_a_day_and_programs_by_the_schedule_
     assert_eq!(programs[3..], [hours(2), hours(5), hours(10), hours(14), hours(20), hours(24)]);
     let over = follow(ChannelKind::Webhook, retry(None), 10, 300_000, &channel());
     assert_eq!(over.notification.unwrap().state, Some(NoticeState::Failed));
+}
+
+#[test]
+fn a_notice_that_joins_an_old_message_has_a_day_of_its_own_and_an_old_one_ends_alone() {
+    let attempted = |transition_id, first: Option<i64>| LaneNotice {
+        transition_id,
+        first_attempt_at: first.map(|seconds| at(seconds).into()),
+        ..notice()
+    };
+    let notices = vec![attempted(1, Some(0)), attempted(2, Some(80_000)), attempted(3, None)];
+    let work = follow_notices(ChannelKind::Slack, retry(None), 30, 86_400, &channel(), notices);
+    let message = work.notification.as_ref().unwrap();
+    assert_eq!((message.state, seconds(&work)), (None, Some(86_400 + 3_600)), "the message goes on");
+    let changes: Vec<Value> =
+        work.notices.iter().map(|change| serde_json::to_value(change).unwrap()).collect();
+    let find = |id: i64| changes.iter().find(|change| change["transition_id"] == json!(id)).unwrap();
+    assert_eq!((&find(1)["state"], &find(1)["reason"]), (&json!("failed"), &json!("exhausted")));
+    for younger in [2, 3] {
+        assert_eq!((find(younger).get("state"), &find(younger)["due_at"]), (None, &json!(at(90_000))));
+    }
+    assert_eq!(work.channel.unwrap().is_failing, Some(true));
+
+    // The message may be new although its notice is not.
+    let notices = vec![attempted(1, Some(-86_400))];
+    let work = follow_notices(ChannelKind::Slack, retry(None), 1, 0, &channel(), notices);
+    assert_eq!(work.notification.unwrap().state, Some(NoticeState::Failed));
+    assert_eq!(work.notices[0].reason, Some(Some("exhausted")));
 }
 
 #[test]
@@ -160,9 +214,11 @@ fn a_refused_message_fails_alone_and_a_receiver_that_is_gone_ends_its_channel() 
     let work = follow(ChannelKind::Webhook, AttemptOutcome::Refused, 1, 0, &channel());
     assert_eq!(work.notices[0].reason, Some(Some("refused")));
     let change = work.channel.unwrap();
-    assert_eq!((change.succeeded, change.problem), (None, None));
+    assert_eq!((change.succeeded, change.problem, change.is_gone), (None, None, None));
     let work = follow(ChannelKind::Webhook, AttemptOutcome::Gone, 1, 0, &channel());
-    assert!(work.channel.unwrap().problem.is_some_and(|problem| problem.contains("410")));
+    let change = work.channel.unwrap();
+    assert_eq!(change.is_gone, Some(true));
+    assert!(change.problem.flatten().is_some_and(|problem| problem.contains("410")));
 }
 
 #[test]

@@ -42,11 +42,13 @@ fn outgoing(notices: &[LaneNotice], is_single: bool) -> PlannedMessage<'_> {
 
 fn context() -> Context<'static> {
     static DETAILS: std::sync::LazyLock<HashMap<i64, OutageDetails>> = std::sync::LazyLock::new(HashMap::new);
+    static EVENTS: std::sync::LazyLock<HashMap<i64, Value>> = std::sync::LazyLock::new(HashMap::new);
     Context {
         now: "2025-11-27T12:10:00Z".parse().unwrap(),
         public_url: Some("https://picket.example".to_owned()),
         installation: Uuid::nil().into(),
         details: &DETAILS,
+        events: &EVENTS,
         thread: None,
         is_repeat: false,
         receiver_ref: None,

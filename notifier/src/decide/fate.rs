@@ -39,12 +39,12 @@ pub(super) fn decide_fates(contents: &LaneContents) -> Vec<(&LaneNotice, Fate<'_
     let mut begun: HashMap<&str, usize> = HashMap::new();
     // Places of the sites that are told here to be flapping.
     let mut flapping: HashMap<i64, usize> = HashMap::new();
+    let is_paused = !contents.channel.enabled;
     for notice in &contents.notices {
         let begun_place = begun.get(notice.subject.as_str()).copied();
-        let fate = if !contents.channel.enabled {
-            Fate::Suppress("channel_paused")
-        } else if let Some(until) = notice.blocked_until.map(Timestamp::from)
+        let fate = if let Some(until) = notice.blocked_until.map(Timestamp::from)
             && until > contents.now
+            && !is_paused
         {
             // An earlier event about the same subject is attempted first.
             Fate::Wait(until, None)
@@ -61,14 +61,16 @@ pub(super) fn decide_fates(contents: &LaneContents) -> Vec<(&LaneNotice, Fate<'_
                     // Programs are told of the beginning first.
                     Some(Fate::Notify(_)) => plan_item(notice, Verdict::of_notice(notice)).into(),
                     Some(Fate::Wait(until, reason)) => Fate::Wait(*until, *reason),
-                    None => decide_end(notice, contents.now),
+                    None => decide_end(notice, contents.now, is_paused),
                 },
-                (NoticeStep::Reminder | NoticeStep::Escalation, _) => decide_later(notice, contents.now),
-                (NoticeStep::Calm, _) => decide_calm(notice, contents.now),
+                (NoticeStep::Reminder | NoticeStep::Escalation, _) => {
+                    decide_later(notice, contents.now, is_paused)
+                }
+                (NoticeStep::Calm, _) => decide_calm(notice, contents.now, is_paused),
                 (NoticeStep::Acknowledgement, _) => match begun_place.map(|place| &fates[place].1) {
                     Some(Fate::Wait(until, _)) => Fate::Wait(*until, None),
                     Some(Fate::Suppress(_)) => Fate::Suppress("beginning_not_told"),
-                    Some(Fate::Notify(_)) | None => decide_acknowledgement(notice),
+                    Some(Fate::Notify(_)) | None => decide_acknowledgement(notice, contents.now, is_paused),
                 },
             }
         };
@@ -128,14 +130,23 @@ fn plan_item(notice: &LaneNotice, verdict: Verdict) -> PlannedItem<'_> {
     }
 }
 
+impl From<(Timestamp, &'static str)> for Fate<'_> {
+    fn from((until, reason): (Timestamp, &'static str)) -> Self {
+        Self::Wait(until, Some(reason))
+    }
+}
+
 impl<'a> From<PlannedItem<'a>> for Fate<'a> {
     fn from(told: PlannedItem<'a>) -> Self {
         Self::Notify(told)
     }
 }
 
-/// The wait for silence or for the route's hours; `None` if it may be told now.
-fn find_quiet(notice: &LaneNotice, now: Timestamp) -> Option<(Timestamp, &'static str)> {
+/// The wait of a paused channel, for silence or for the route's hours; `None` if it may be told now.
+fn find_quiet(notice: &LaneNotice, now: Timestamp, is_paused: bool) -> Option<(Timestamp, &'static str)> {
+    if is_paused {
+        return Some(wait_for_resumption(now));
+    }
     if let Some(until) = notice.silenced_until {
         return Some((until.into(), "silenced"));
     }
@@ -146,8 +157,13 @@ fn find_quiet(notice: &LaneNotice, now: Timestamp) -> Option<(Timestamp, &'stati
     }
 }
 
+/// Resuming the channel has its notices looked at before.
+fn wait_for_resumption(now: Timestamp) -> (Timestamp, &'static str) {
+    (now.saturating_add(INACTIVE_TIME), "channel_paused")
+}
+
 fn decide_beginning<'a>(notice: &'a LaneNotice, contents: &LaneContents) -> Fate<'a> {
-    let now = contents.now;
+    let (now, is_paused) = (contents.now, !contents.channel.enabled);
     let recorded = Timestamp::from(notice.recorded_at);
     let held = notice.reason.as_deref();
     let is_flapping = is_for_people(notice)
@@ -163,6 +179,9 @@ fn decide_beginning<'a>(notice: &'a LaneNotice, contents: &LaneContents) -> Fate
         return match held {
             Some("silenced") if !is_attempted => Fate::Suppress("silenced"),
             Some("outside_hours") if !is_attempted => Fate::Suppress("outside_hours"),
+            Some("channel_paused") if !is_attempted => Fate::Suppress("channel_paused"),
+            _ if is_paused && !is_attempted => Fate::Suppress("channel_paused"),
+            _ if is_paused => wait_for_resumption(now).into(),
             _ if !is_attempted && notice.silenced_until.is_some() => Fate::Suppress("silenced"),
             _ if !is_attempted && lasted < delay_time(notice) + wait => Fate::Suppress("brief"),
             // Tried again after a failure. The receiver would keep it open for ever.
@@ -178,7 +197,7 @@ fn decide_beginning<'a>(notice: &'a LaneNotice, contents: &LaneContents) -> Fate
             _ => plan_item(notice, Verdict::WasDown).into(),
         };
     }
-    if let Some((until, reason)) = find_quiet(notice, now) {
+    if let Some((until, reason)) = find_quiet(notice, now, is_paused) {
         return Fate::Wait(until, Some(reason));
     }
     if is_for_people(notice) && notice.event == "incident.opened" && notice.is_flapping {
@@ -192,6 +211,7 @@ fn decide_beginning<'a>(notice: &'a LaneNotice, contents: &LaneContents) -> Fate
         Some("outside_hours") => {
             ("it began outside the active hours of the route", "outside your hours until now")
         }
+        Some("channel_paused") => ("held back while the channel was paused", "paused until now"),
         _ => return plan_item(notice, Verdict::of_notice(notice)).into(),
     };
     let told = plan_item(notice, Verdict::of_notice(notice));
@@ -217,22 +237,22 @@ fn describe_flaps(notice: &LaneNotice, until: Timestamp, down: Duration) -> Stri
     format!("{times} times in {}, down {} of it", describe_duration(span), describe_duration(down))
 }
 
-fn decide_end(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
+fn decide_end(notice: &LaneNotice, now: Timestamp, is_paused: bool) -> Fate<'_> {
+    // The channel knows that the site flapped, or that it was down once it was steady.
+    let is_known = notice.begun_reason.as_deref() == Some("flapping") && !notice.is_flapping;
+    // It was attempted before, and may be open there.
+    let may_be_open = !is_for_people(notice) && notice.begun_notification.is_some();
     match notice.begun_state.as_deref() {
-        // The channel knows that the site flapped, or that it was down once it was steady.
-        Some("suppressed") if notice.begun_reason.as_deref() == Some("flapping") && !notice.is_flapping => {
-            plan_item(notice, Verdict::of_notice(notice)).into()
+        Some("suppressed") if !is_known && !may_be_open => {
+            Fate::Suppress(known_reason(notice.begun_reason.as_deref()))
         }
-        // It was attempted before, and may be open there.
-        Some("suppressed") if !is_for_people(notice) && notice.begun_notification.is_some() => {
-            plan_item(notice, Verdict::of_notice(notice)).into()
-        }
-        Some("suppressed") => Fate::Suppress(known_reason(notice.begun_reason.as_deref())),
+        _ if is_paused => wait_for_resumption(now).into(),
+        Some("suppressed") => plan_item(notice, Verdict::of_notice(notice)).into(),
         Some("waiting") => Fate::Wait(now.saturating_add(RETRY_TIME), None),
         state => {
             // Programs close at once what they know to be open.
             if is_for_people(notice)
-                && let Some((until, reason)) = find_quiet(notice, now)
+                && let Some((until, reason)) = find_quiet(notice, now, is_paused)
             {
                 return Fate::Wait(until, Some(reason));
             }
@@ -257,7 +277,7 @@ fn known_reason(reason: Option<&str>) -> &'static str {
 }
 
 /// A reminder or a step of escalation.
-fn decide_later(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
+fn decide_later(notice: &LaneNotice, now: Timestamp, is_paused: bool) -> Fate<'_> {
     if notice.other_recorded_at.is_some() {
         return Fate::Suppress("closed");
     }
@@ -268,7 +288,7 @@ fn decide_later(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
         return Fate::Wait(notice.due_at.into(), None);
     }
     let is_reminder = notice.step == NoticeStep::Reminder;
-    if let Some((until, reason)) = find_quiet(notice, now) {
+    if let Some((until, reason)) = find_quiet(notice, now, is_paused) {
         return Fate::Wait(until, Some(reason));
     }
     if is_reminder && notice.is_flapping {
@@ -287,9 +307,12 @@ fn decide_later(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
 }
 
 /// An acknowledgement, for a service with acknowledgements of its own.
-fn decide_acknowledgement(notice: &LaneNotice) -> Fate<'_> {
+fn decide_acknowledgement(notice: &LaneNotice, now: Timestamp, is_paused: bool) -> Fate<'_> {
     if notice.other_recorded_at.is_some() {
         return Fate::Suppress("closed");
+    }
+    if is_paused {
+        return wait_for_resumption(now).into();
     }
     match notice.is_acknowledged {
         true => plan_item(notice, Verdict::of_notice(notice)).into(),
@@ -298,13 +321,13 @@ fn decide_acknowledgement(notice: &LaneNotice) -> Fate<'_> {
 }
 
 /// A site that was flapping: told once it has not changed for a time.
-fn decide_calm(notice: &LaneNotice, now: Timestamp) -> Fate<'_> {
+fn decide_calm(notice: &LaneNotice, now: Timestamp, is_paused: bool) -> Fate<'_> {
     let changed = Timestamp::from(notice.site_changed_at.unwrap_or(notice.recorded_at));
     let calm = changed.saturating_add(CALM_TIME);
     if calm > now {
         return Fate::Wait(calm, None);
     }
-    if let Some((until, reason)) = find_quiet(notice, now) {
+    if let Some((until, reason)) = find_quiet(notice, now, is_paused) {
         return Fate::Wait(until, Some(reason));
     }
     let last = notice.last_change.as_ref().map(|payload| &payload.0);

@@ -65,7 +65,7 @@ pub(crate) struct Storm {
 
 impl Storm {
     /// The storm in progress.
-    pub(super) fn read(contents: &LaneContents) -> Option<Self> {
+    pub(crate) fn read(contents: &LaneContents) -> Option<Self> {
         contents.channel.storm.as_ref().and_then(|storm| serde_json::from_value(storm.0.clone()).ok())
     }
 

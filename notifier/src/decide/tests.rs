@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use picket_proto::Timestamp;
 use picket_store::lanes::{
-    LaneChannel, LaneContents, LaneNotice, NoticeChange, NoticeState, NoticeStep, StormOutages,
+    Gap, LaneChannel, LaneContents, LaneNotice, NoticeChange, NoticeState, NoticeStep, StormOutages,
     WaitingMessage,
 };
 use serde_json::json;
@@ -74,13 +74,17 @@ fn contents(now: i64, notices: Vec<LaneNotice>) -> LaneContents {
             settings: Json(json!({})),
             enabled: true,
             pace_ms: None,
+            created_at: at(-100_000).into(),
             next_send_at: at(-100_000).into(),
             problem: None,
+            is_gone: false,
             failing_since: None,
             is_failing: false,
+            last_delivered_at: None,
             storm: None,
         },
         notices,
+        more_notices: 0,
         messages: BTreeMap::new(),
         open_told: BTreeMap::new(),
         storm_open: StormOutages::default(),
@@ -96,7 +100,6 @@ fn waiting(id: Uuid, purpose: &str, is_end_unknown: bool) -> WaitingMessage {
         notification_id: id,
         purpose: purpose.to_owned(),
         attempts: 1,
-        created_at: at(1).into(),
         is_end_unknown,
         receiver_ref: None,
     }
@@ -279,15 +282,47 @@ fn incidents_during_a_time_without_notifiers_are_told_in_one_message() {
             LaneNotice { group_key: Some("route other".to_owned()), ..opened(2, 1_000) },
         ],
     );
-    lane.gaps.push((at(0), at(1_990)));
+    lane.gaps.push(Gap { from: at(0).into(), to: at(1_990).into(), ended: 1, down: 1 });
     let message = decide(&lane).message.unwrap();
     assert_eq!(verdicts(&message), [(Verdict::WasDown, 1), (Verdict::Down, 2)]);
     assert_eq!(
         message.notes,
         [
-            "While notifications were off (12:00 to 12:33 UTC): 1 incident opened and closed; 1 site is down now."
+            "While notifications were off (2025-11-27 12:00 to 12:33 UTC): 1 incident opened and closed; 1 site is down now."
         ]
     );
+}
+
+#[test]
+fn the_first_message_after_a_time_without_notifiers_tells_of_that_time_too() {
+    let gap = Gap { from: at(-3 * 86_400).into(), to: at(-90_000).into(), ended: 14, down: 0 };
+    // What began then is suppressed by now, or held back.
+    let held = LaneNotice { silenced_until: Some(at(9_000).into()), ..opened(2, -100_000) };
+    let mut lane = contents(60, vec![held, opened(1, 0)]);
+    lane.gaps.push(gap);
+    let message = decide(&lane).message.unwrap();
+    assert_eq!(verdicts(&message), [(Verdict::Down, 1)]);
+    let note = "While notifications were off (2025-11-24 12:00 to 2025-11-26 11:00 UTC): 14 incidents opened and closed; 0 sites are down now.";
+    assert_eq!(message.notes, [note]);
+
+    // Also the digest of a storm, and the next attempt after one that failed.
+    let mut lane = contents(60, (1..=30).map(|site| opened(site, 0)).collect());
+    lane.gaps.push(Gap { from: at(-10).into(), to: at(30).into(), ended: 0, down: 30 });
+    assert!(decide(&lane).message.unwrap().notes[0].contains("30 sites are down now"));
+    let attempted =
+        LaneNotice { notification_id: Some(Uuid::now_v7()), due_at: at(90).into(), ..opened(1, 0) };
+    let mut lane = LaneContents { notices: vec![attempted], ..lane };
+    assert!(waits(&decide(&lane)).is_empty(), "it waits for its next attempt");
+    lane.now = at(90);
+    assert!(decide(&lane).message.unwrap().notes[0].contains("30 sites are down now"));
+}
+
+#[test]
+fn a_message_about_a_part_of_what_waits_says_how_much_more_there_is() {
+    let mut lane = contents(30, (1..=30).map(|site| opened(site, 0)).collect());
+    lane.more_notices = 15_000;
+    let message = decide(&lane).message.unwrap();
+    assert_eq!(message.notes, ["15000 changes more: the next messages tell of them."]);
 }
 
 #[test]
@@ -305,10 +340,39 @@ fn a_group_waits_as_a_whole_for_the_next_attempt_after_a_failed_one() {
 }
 
 #[test]
-fn a_paused_channel_is_told_nothing() {
-    let mut lane = contents(60, vec![opened(1, 0)]);
-    lane.channel.enabled = false;
-    assert_eq!(suppressed(&decide(&lane)), ["channel_paused"]);
+fn a_paused_channel_is_told_nothing_until_it_is_resumed_and_then_what_is_true() {
+    let day = 86_400;
+    let single = |notice: LaneNotice| LaneNotice { group_key: None, ..notice };
+    let shapes: [fn(LaneNotice) -> LaneNotice; 2] = [|notice| notice, single];
+    for shape in shapes {
+        let known = shape(closed(1, -100, 50, "delivered"));
+        let lasting = shape(opened(2, 40));
+        let over = [shape(ended(opened(3, 30), 45)), shape(closed(3, 30, 45, "waiting"))];
+        let mut lane = contents(60, [known, lasting].into_iter().chain(over).collect());
+        lane.channel.enabled = false;
+        let decision = decide(&lane);
+        let held = Some("channel_paused");
+        assert_eq!(waits(&decision), [(held, 60 + day), (held, 60 + day)]);
+        assert_eq!(suppressed(&decision), ["channel_paused", "channel_paused"]);
+
+        // Three hours later. A further incident has ended in between.
+        let hold = |notice: &LaneNotice| LaneNotice {
+            reason: Some("channel_paused".to_owned()),
+            due_at: at(10_800).into(),
+            ..notice.clone()
+        };
+        let (known, lasting) = (hold(&lane.notices[0]), hold(&lane.notices[1]));
+        let over = [hold(&shape(ended(opened(4, 30), 9_000))), shape(closed(4, 30, 9_000, "waiting"))];
+        let lane = contents(10_800, [known, lasting].into_iter().chain(over).collect());
+        let decision = decide(&lane);
+        assert_eq!(suppressed(&decision), ["channel_paused", "channel_paused"]);
+        let told: Vec<_> = decision.singles.iter().chain(&decision.message).flat_map(verdicts).collect();
+        assert_eq!(told, [(Verdict::Up, 1), (Verdict::Down, 2)]);
+        let messages: Vec<_> = decision.singles.iter().chain(&decision.message).collect();
+        let notes: Vec<_> =
+            messages.iter().flat_map(|message| &message.told).map(|told| &told.note).collect();
+        assert_eq!(notes[1].as_deref(), Some("held back while the channel was paused"));
+    }
 }
 
 #[test]

@@ -28,16 +28,33 @@ pub struct LaneContents {
     pub now: Timestamp,
     /// The channel.
     pub channel: LaneChannel,
-    /// Notices that wait, the oldest transition first.
+    /// A page of the notices that wait, the oldest transition first.
     pub notices: Vec<LaneNotice>,
+    /// Number of people's notices to tell beyond the page.
+    pub more_notices: i64,
     /// Messages whose attempts have not succeeded yet, by number.
     pub messages: BTreeMap<Uuid, WaitingMessage>,
     /// Number of open incidents that the channel has been told of, by group.
     pub open_told: BTreeMap<String, i64>,
     /// Incidents told by the digests of the storm in progress that are not over.
     pub storm_open: StormOutages,
-    /// Spans in which no notifier ran and something was recorded that waits here.
-    pub gaps: Vec<(Timestamp, Timestamp)>,
+    /// Times without notifiers to tell the channel of, the newest first.
+    pub gaps: Vec<Gap>,
+}
+
+/// A time without notifiers in which an event of the channel was recorded.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct Gap {
+    /// Start.
+    #[sqlx(rename = "gap_from")]
+    pub from: DbTimestamp,
+    /// End.
+    #[sqlx(rename = "gap_to")]
+    pub to: DbTimestamp,
+    /// Incidents opened and closed meanwhile.
+    pub ended: i64,
+    /// Incidents open now.
+    pub down: i64,
 }
 
 /// Incidents of a storm that last: their number, and the sites of the oldest.
@@ -62,14 +79,20 @@ pub struct LaneChannel {
     pub enabled: bool,
     /// Least time between two messages, in milliseconds; `None` for the kind's own.
     pub pace_ms: Option<i32>,
+    /// Time of creation.
+    pub created_at: DbTimestamp,
     /// Time before which nothing is sent.
     pub next_send_at: DbTimestamp,
     /// Why the channel cannot be used.
     pub problem: Option<String>,
+    /// True if the receiver wants no message again.
+    pub is_gone: bool,
     /// First failure since the last delivery.
     pub failing_since: Option<DbTimestamp>,
     /// True if the channel counts as failing.
     pub is_failing: bool,
+    /// Time of the last delivery.
+    pub last_delivered_at: Option<DbTimestamp>,
     /// Storm in progress.
     pub storm: Option<Json<Value>>,
 }
@@ -143,8 +166,10 @@ pub struct LaneNotice {
     pub step: NoticeStep,
     /// Number of the reminder or of the step of escalation.
     pub number: i16,
-    /// Name of the route.
+    /// Name of the route at planning.
     pub route: Option<String>,
+    /// Id of the route, which may be removed.
+    pub route_id: Option<i64>,
     /// Notices with the same key share a message; `None`: a single message for each event.
     pub group_key: Option<String>,
     /// Earliest time to look at it.
@@ -153,6 +178,8 @@ pub struct LaneNotice {
     pub reason: Option<String>,
     /// The message with which it was attempted.
     pub notification_id: Option<Uuid>,
+    /// Time of the first attempt.
+    pub first_attempt_at: Option<DbTimestamp>,
     /// Name of the event.
     pub event: String,
     /// What the event is about.
@@ -163,7 +190,7 @@ pub struct LaneNotice {
     pub incident_id: Option<i64>,
     /// Number of the site.
     pub site_id: Option<i64>,
-    /// The event as published.
+    /// The event as published; for people only the fields of counts and titles.
     pub payload: Json<Value>,
     /// Time when the transition was recorded.
     pub recorded_at: DbTimestamp,
@@ -202,7 +229,7 @@ pub struct LaneNotice {
     pub last_change: Option<Json<Value>>,
     /// True if the channel has been told that the site is flapping.
     pub is_flapping: bool,
-    /// Last opening or closing of an incident of the site.
+    /// Of a site that was flapping: last opening or closing of an incident.
     pub site_changed_at: Option<DbTimestamp>,
     /// True if an incident of the site is open.
     pub is_site_down: bool,
@@ -226,8 +253,6 @@ pub struct WaitingMessage {
     pub purpose: String,
     /// Attempts so far.
     pub attempts: i32,
-    /// Time of the first attempt.
-    pub created_at: DbTimestamp,
     /// True if it is unknown whether the last attempt succeeded.
     pub is_end_unknown: bool,
     /// What the receiver gave.

@@ -1,5 +1,7 @@
 //! What messages say beyond their events.
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 use sqlx::types::{Json, Uuid};
 
@@ -25,6 +27,21 @@ pub struct OutageDetails {
     pub transfer_us: Option<i32>,
     /// Failed checks so far; `None` for an outage of more than six hours, which would take long to count.
     pub failed_checks: Option<i64>,
+}
+
+/// Reads these transitions' events as published.
+///
+/// # Errors
+/// If the database cannot be reached in time.
+pub async fn read_events(store: &Store, transitions: &[i64]) -> Result<HashMap<i64, Value>, Error> {
+    let query = sqlx::query_as(
+        "SELECT transition_id, payload FROM picket.transitions WHERE transition_id = ANY ($1)",
+    )
+    .bind(transitions)
+    .fetch_all(&store.pool);
+    let found: Vec<(i64, Json<Value>)> =
+        store.with_timeout(LANE_TIMEOUT, "read the events of a message", query).await?;
+    Ok(found.into_iter().map(|(id, payload)| (id, payload.0)).collect())
 }
 
 /// Reads what the deciding checks of these incidents measured.

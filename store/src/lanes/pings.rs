@@ -28,7 +28,7 @@ pub async fn take_pings(store: &Store, interval: Duration) -> Result<Vec<PingedC
     let query = sqlx::query_as(
         "SELECT channel.name, channel.kind, channel.settings || state.overrides AS settings
          FROM picket.channels AS channel JOIN picket.channel_states AS state ON state.channel = channel.name
-         WHERE channel.enabled AND channel.kind IN ('watchdog', 'alertmanager') AND state.problem IS NULL
+         WHERE channel.enabled AND channel.kind IN ('watchdog', 'alertmanager') AND NOT state.is_gone
            AND state.next_ping_at <= clock_timestamp() AND picket.take_ping(channel.name, $1)",
     );
     let query = query.bind(to_millis(interval)).fetch_all(&store.pool);

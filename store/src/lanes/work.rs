@@ -131,6 +131,7 @@ pub struct AddedNotice {
     #[serde(flatten)]
     key: SerializedKey,
     route: Option<String>,
+    route_id: Option<i64>,
     group_key: Option<String>,
     due_at: Timestamp,
 }
@@ -141,6 +142,7 @@ impl AddedNotice {
         Self {
             key: SerializedKey { transition_id: notice.transition_id, step, number },
             route: notice.route.clone(),
+            route_id: notice.route_id,
             group_key: notice.group_key.clone(),
             due_at,
         }
@@ -171,6 +173,22 @@ pub struct NotificationChange {
     /// What the receiver gave.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub receiver_ref: Option<Value>,
+}
+
+impl NotificationChange {
+    /// A message of which nothing changes.
+    pub fn new(id: Uuid, purpose: &'static str, group_key: Option<String>) -> Self {
+        Self {
+            id,
+            purpose,
+            group_key,
+            title: None,
+            state: None,
+            reason: None,
+            next_attempt_at: None,
+            receiver_ref: None,
+        }
+    }
 }
 
 /// Start of an attempt.
@@ -212,9 +230,12 @@ pub struct ChannelChange {
     /// Whether the channel counts as failing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub is_failing: Option<bool>,
-    /// Why the channel cannot be used any more.
+    /// Why the channel cannot be used; `Some(None)` if it can.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub problem: Option<String>,
+    pub problem: Option<Option<String>>,
+    /// Whether the receiver wants no message again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub is_gone: Option<bool>,
     /// Settings that the receiver has changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overrides: Option<Value>,

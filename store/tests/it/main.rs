@@ -7,6 +7,7 @@ mod days;
 mod episodes;
 mod identity;
 mod incidents;
+mod lane_contents;
 mod lanes;
 mod large_batches;
 mod leases;

@@ -40,6 +40,7 @@ const WITH_OWNER_RIGHTS: &[(&str, &str)] = &[
     ("picket.count_schedules()", "counts the schedules that triggers of the owner write"),
     ("picket.channels_before_delete()", "a trigger: locks lanes, which only the owner may"),
     ("picket.channels_removed()", "ends what waits for a channel"),
+    ("picket.routes_removed()", "keeps what a removed route said of waiting notices"),
     // Work of coordinators on tables that they may not write.
     ("picket.ensure_partitions(integer,integer)", "creates partitions, which only the owner can"),
     ("picket.drop_results(integer)", "drops partitions, which only the owner can"),

@@ -78,6 +78,14 @@ async fn n12_a_silence_holds_messages_back_and_what_is_down_at_its_end_is_told_o
         }
     })
     .await;
+    let held = "SELECT count(*) FROM picket.notices WHERE state = 'waiting' AND reason = 'silenced'";
+    eventually(WAIT_TIMEOUT, "two notices that are held back", async || {
+        match drill.stack.query_number(held).await {
+            2 => Ok(()),
+            found => Err(found),
+        }
+    })
+    .await;
     assert_eq!(drill.receiver.count(), 0);
 
     drill.stack.execute_sql("DELETE FROM picket.silences").await;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 mod behaviour;
+mod channels;
 mod drill;
 mod faults;
 mod receivers;

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use picket_harness::receiver::Answer;
+use picket_harness::{eventually, proc::peak_resident_kib, receiver::Answer};
 use tokio::time::interval;
 
-use crate::drill::Drill;
+use crate::drill::{Drill, WAIT_TIMEOUT};
 
 async fn count_messages(drill: &Drill, path: &str) -> usize {
     drill.receiver.requests().iter().filter(|request| request.path == path).count()
@@ -81,6 +81,47 @@ async fn a_storm_holds_up_nothing_else_and_is_over_although_an_older_outage_last
     drill.close_incidents(11, 30).await;
     drill.wait_settled().await;
     drill.assert_ledger_closed().await;
+}
+
+/// Each message to people tells of a page of notices, so that memory does not grow with the storm.
+#[tokio::test]
+#[ignore = "slow: just e2e"]
+#[expect(clippy::print_stdout, reason = "the output is for a person")]
+async fn n10_twenty_thousand_sites_down_at_once_need_little_memory_and_a_message_for_each_page() {
+    const SITES: i64 = 20_000;
+    const MAX_GROWTH_KIB: u64 = 48 * 1_024;
+    let drill = Drill::start(1).await;
+    drill.add_sites(SITES).await;
+    drill.add_ntfy("phone").await;
+    drill.add_ntfy("desk").await;
+    drill.add_route("all", &["phone", "desk"], &[]).await;
+    let idle = drill.notifiers[0].memory_kib();
+
+    for batch in 0..10 {
+        drill.open_incidents(batch * SITES / 10 + 1, (batch + 1) * SITES / 10).await;
+    }
+    drill.wait_requests(2).await;
+    let held =
+        "SELECT count(*) FROM picket.notices WHERE state = 'waiting' AND step = 'event' AND reason = 'storm'";
+    eventually(WAIT_TIMEOUT, "the rest waits for the next digest", async || {
+        match drill.stack.query_number(held).await {
+            32_000 => Ok(()),
+            found => Err(found),
+        }
+    })
+    .await;
+    let text = drill.receiver.requests()[0].text();
+    assert!(text.contains("4000 sites") && text.contains("16000 changes more"), "{text}");
+    drill.close_incidents(1, SITES).await;
+    drill.wait_settled().await;
+
+    let peak = peak_resident_kib(drill.notifiers[0].pid()).unwrap();
+    println!("memory: {idle} KiB idle, at most {peak} KiB");
+    assert!(peak < idle + MAX_GROWTH_KIB, "from {idle} to {peak} KiB");
+    let messages = drill.receiver.count();
+    assert!(messages <= 20, "{messages} messages to two channels");
+    drill.assert_ledger_closed().await;
+    print_speed(&drill).await;
 }
 
 /// Prints what `BENCHMARKS.md` records, of the incidents that opened: timing decides no test.
