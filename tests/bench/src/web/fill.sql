@@ -37,7 +37,7 @@ FROM picket.sites WHERE id % 200 = 7 AND enabled;
 INSERT INTO picket.warnings (site_id, opened_at, first_warned_at, kind, message, regions)
 SELECT id, now() - interval '2 days', now() - interval '2 days', 'certificate', 'the certificate ends in 9 days', '{eu-west}'
 -- As many in each database, since the page lists all that are open.
-FROM picket.sites WHERE id % (SELECT count(*) / 100 FROM picket.sites) = 8;
+FROM picket.sites WHERE id % (SELECT CASE WHEN count(*) < 1000 THEN 300 ELSE count(*) / 100 END FROM picket.sites) = 8;
 
 -- Rollups and rows of the sample.
 INSERT INTO picket.rollups_hourly (site_id, hour, region_id, up, down, dns_us, connect_us, tls_us, first_byte_us, histogram, p50, p95, p99)
