@@ -294,7 +294,6 @@ fn list_page() -> ListPage {
         ],
         error: Some(text()),
         button: "Show",
-        ..FormView::default()
     });
     let row = vec![
         Cell::site(7, HOSTILE),
