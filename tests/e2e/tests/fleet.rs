@@ -57,6 +57,18 @@ impl FleetFixture {
             let rows = format!("SELECT count(*) FROM picket.check_results WHERE outcome = '{outcome}'");
             stack.wait_at_least(WAIT_TIMEOUT, 2, &rows).await;
         }
+        // An incident that is over before people would be told of it is suppressed.
+        stack
+            .execute_sql(&format!(
+                "INSERT INTO picket.channels (name, kind, settings)
+                 VALUES ('phone', 'ntfy', jsonb_build_object('api_url', '{receiver}', 'topic', 'picket'));
+                 INSERT INTO picket.routes (name, channels) VALUES ('people', '{{phone}}');
+                 INSERT INTO picket.incidents (site_id, opened_at, first_failure_at, regions)
+                 SELECT id, now(), now(), '{{east}}' FROM picket.sites WHERE url LIKE '%/ok';
+                 UPDATE picket.incidents SET closed_at = now()
+                 WHERE site_id = (SELECT id FROM picket.sites WHERE url LIKE '%/ok')"
+            ))
+            .await;
         Self { _target: target, stack, coordinator, prober, sink, notifier }
     }
 
