@@ -77,6 +77,17 @@ pub(crate) struct EndedAttempt<'a> {
     pub(crate) random: f64,
 }
 
+impl EndedAttempt<'_> {
+    /// For whom the message is: a program that gets messages about several events is told the present
+    /// state, as people are.
+    fn audience(&self) -> Audience {
+        match self.audience {
+            Audience::Programs if !self.pending.is_single => Audience::People,
+            audience => audience,
+        }
+    }
+}
+
 /// What is written after an attempt.
 pub(crate) fn follow_attempt(ended: &EndedAttempt<'_>) -> LaneWork {
     let mut work = LaneWork {
@@ -133,7 +144,7 @@ pub(crate) fn follow_attempt(ended: &EndedAttempt<'_>) -> LaneWork {
             let retry = try_again(ended, &mut work, next);
             // People's messages keep their order. Programs are told of other subjects meanwhile, unless
             // the receiver asks for silence.
-            let holds_channel = ended.audience != Audience::Programs || retry_after.is_some();
+            let holds_channel = ended.audience() != Audience::Programs || retry_after.is_some();
             channel.next_send_at = next.filter(|_| holds_channel && retry != Retry::None);
             channel.is_failing = (is_failing || retry != Retry::All).then_some(true);
         }
@@ -207,7 +218,7 @@ fn try_again(ended: &EndedAttempt<'_>, work: &mut LaneWork, next: Option<Timesta
 /// True if a notice to people has been attempted for long enough. Each counts from its own first attempt,
 /// whatever else the message tells.
 fn is_given_up(ended: &EndedAttempt<'_>, notice: &PendingNotice) -> bool {
-    ended.audience != Audience::Programs
+    ended.audience() != Audience::Programs
         && notice
             .first_attempt_at
             .is_some_and(|first| ended.now.saturating_duration_since(first) >= GIVE_UP_TIME)
@@ -216,8 +227,9 @@ fn is_given_up(ended: &EndedAttempt<'_>, notice: &PendingNotice) -> bool {
 /// Time of the next attempt; `None` if there is none.
 fn next_attempt_at(ended: &EndedAttempt<'_>, retry_after: Option<Duration>) -> Option<Timestamp> {
     let made = usize::try_from(ended.number).unwrap_or(1).max(1);
-    let listed = retry_waits(ended.audience).get(made - 1).copied();
-    let wait = match ended.audience {
+    let audience = ended.audience();
+    let listed = retry_waits(audience).get(made - 1).copied();
+    let wait = match audience {
         Audience::Programs => listed?,
         Audience::People | Audience::Nobody => listed.unwrap_or(HOUR),
     };

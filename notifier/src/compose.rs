@@ -66,7 +66,15 @@ pub(crate) fn compose(outgoing: &PlannedMessage<'_>, context: &Context<'_>) -> M
             event.payload = context.events.get(&told.notice.transition_id).unwrap_or(event.payload);
         }
         let details = event.incident_id.and_then(|id| context.details.get(&id));
-        let item = build_item(&event, told.verdict, details, context.public_url.as_deref(), context.now);
+        let mut item = build_item(&event, told.verdict, details, context.public_url.as_deref(), context.now);
+        // The end is told by the notice of the beginning.
+        if told.verdict == Verdict::WasDown
+            && item.closed_at.is_none()
+            && let Some(ended) = told.notice.other_recorded_at.map(Timestamp::from)
+        {
+            item.closed_at = Some(ended);
+            item.duration = ended.saturating_duration_since(item.opened_at);
+        }
         Item { note: told.note.clone(), headline: told.headline.clone(), lasting: told.lasting, ..item }
     };
     let mut items: Vec<Item> = told.iter().map(describe).collect();

@@ -10,10 +10,11 @@ mod storm;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use picket_proto::Timestamp;
-use picket_store::lanes::{LaneContents, LaneNotice, NoticeChange, NoticeKey, NoticeStep};
+use picket_store::lanes::{LaneContents, LaneNotice, NoticeChange, NoticeKey, NoticeStep, WaitingMessage};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -44,8 +45,14 @@ pub(crate) struct Decision<'a> {
 /// A message to compose.
 #[derive(Debug)]
 pub(crate) struct PlannedMessage<'a> {
-    /// Number: that of an earlier attempt, or a new one.
+    /// Number: that of an earlier attempt with the same contents, or a new one.
     pub(crate) id: Uuid,
+    /// What it tells, hashed.
+    pub(crate) contents: String,
+    /// Attempts so far to tell some of it.
+    pub(crate) attempts: i32,
+    /// True if the receiver may have some of it.
+    pub(crate) may_have_arrived: bool,
     /// What it is for.
     pub(crate) purpose: Purpose,
     /// Group of its notices.
@@ -144,16 +151,12 @@ fn plan_group_message<'a>(
         }
     }
     groups.retain(|_, group| !group.items().is_empty());
-    let are_many_reminders = has_many_reminders(&groups);
     if tells_of_gap && !groups.is_empty() {
         let told = storm::take_items(&mut groups, |_| true);
         if let Some(until) = find_retry(&told).filter(|at| *at > contents.now) {
             return hold_items(told, until, None, waits);
         }
         decision.message = Some(build_message(Purpose::Digest, None, told, contents));
-    } else if are_many_reminders {
-        let told = storm::take_items(&mut groups, is_reminder);
-        decision.message = Some(build_message(Purpose::Reminder, None, told, contents));
     } else {
         choose_group(groups, contents, decision, waits);
     }
@@ -161,19 +164,6 @@ fn plan_group_message<'a>(
         notes.extend(describe_rest(contents));
         message.notes = notes;
     }
-}
-
-fn is_reminder(item: &PlannedItem<'_>) -> bool {
-    item.notice.step == NoticeStep::Reminder
-}
-
-/// True if reminders of several groups are as many as a storm: those of its sites, where each has a group
-/// of its own.
-fn has_many_reminders(groups: &BTreeMap<&str, Group<'_>>) -> bool {
-    let reminders = || groups.values().flat_map(Group::items).filter(|item| is_reminder(item));
-    let limit = reminders().map(|item| item.notice.storm_after).min().unwrap_or(i32::MAX);
-    let groups_with_reminders = groups.values().filter(|group| group.items().iter().any(is_reminder)).count();
-    groups_with_reminders > 1 && i32::try_from(reminders().count()).unwrap_or(i32::MAX) > limit
 }
 
 fn hold_items(
@@ -223,6 +213,17 @@ fn choose_group<'a>(
             ready.push((oldest, key, told));
         }
     }
+    // As many as a storm, where each site has a group of its own: reminders and ends of its sites, and what
+    // was held back until now.
+    let items = || ready.iter().flat_map(|(_, _, told)| told);
+    let limit = items().map(|told| told.notice.storm_after).min().unwrap_or(i32::MAX);
+    if ready.len() > 1 && i32::try_from(items().count()).unwrap_or(i32::MAX) > limit {
+        let are_reminders = items().all(|told| told.notice.step == NoticeStep::Reminder);
+        let purpose = if are_reminders { Purpose::Reminder } else { Purpose::Digest };
+        let told = ready.into_iter().flat_map(|(_, _, told)| told).collect();
+        decision.message = Some(build_message(purpose, None, told, contents));
+        return;
+    }
     let Some(first) =
         ready.iter().enumerate().min_by_key(|(_, (oldest, ..))| *oldest).map(|(place, _)| place)
     else {
@@ -239,20 +240,47 @@ fn choose_group<'a>(
     decision.message = Some(build_message(purpose, Some(key.to_owned()), told, contents));
 }
 
-/// A message under the number of an earlier attempt that has not succeeded, if there was one.
+/// A message, under the number of an earlier attempt to tell the same. A receiver that has a message drops
+/// another one with its number, so other contents have a number of their own.
 fn build_message<'a>(
     purpose: Purpose,
     group_key: Option<String>,
     told: Vec<PlannedItem<'a>>,
     contents: &LaneContents,
 ) -> PlannedMessage<'a> {
-    let attempted = told.iter().filter_map(|told| told.attempted);
-    let id = attempted
-        .map(|(id, _)| id)
-        .filter(|id| contents.messages.contains_key(id))
-        .min()
-        .unwrap_or_else(Uuid::now_v7);
-    PlannedMessage { id, purpose, group_key, told, notes: Vec::new(), is_single: false, storm: None }
+    let hash = hash_contents(&told);
+    let ids: BTreeSet<Uuid> = told.iter().filter_map(|told| told.attempted).map(|(id, _)| id).collect();
+    let earlier: Vec<&WaitingMessage> = ids.iter().filter_map(|id| contents.messages.get(id)).collect();
+    let same = earlier.iter().find(|message| message.contents.as_ref() == Some(&hash));
+    let may_have_arrived = match same {
+        Some(message) => message.is_end_unknown,
+        // Some recipients may have another message about it.
+        None => earlier.iter().any(|message| message.is_end_unknown || message.receiver_ref.is_some()),
+    };
+    PlannedMessage {
+        id: same.map_or_else(Uuid::now_v7, |message| message.notification_id),
+        contents: hash,
+        attempts: earlier.iter().map(|message| message.attempts).max().unwrap_or(0),
+        may_have_arrived,
+        purpose,
+        group_key,
+        told,
+        notes: Vec::new(),
+        is_single: false,
+        storm: None,
+    }
+}
+
+/// Hash of what a message tells: its notices and their verdicts.
+fn hash_contents(told: &[PlannedItem<'_>]) -> String {
+    let line = |item: &PlannedItem<'_>, key: &NoticeKey| {
+        format!("{} {} {} {:?}\n", key.transition_id, key.step.as_str(), key.number, item.verdict)
+    };
+    let mut lines: Vec<String> =
+        told.iter().flat_map(|item| item.keys.iter().map(move |key| line(item, key))).collect();
+    lines.sort_unstable();
+    let digest = digest(&SHA256, lines.concat().as_bytes());
+    digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The event's payload as a text field.

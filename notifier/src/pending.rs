@@ -26,6 +26,10 @@ pub(crate) struct PendingMessage {
     pub(crate) group_key: Option<String>,
     /// True for a message about a single event to programs.
     pub(crate) is_single: bool,
+    /// What it tells, hashed.
+    pub(crate) contents: Option<String>,
+    /// True if the receiver may have some of it.
+    pub(crate) may_have_arrived: bool,
     /// State of the storm once the message is delivered.
     pub(crate) storm: Option<Option<Storm>>,
     /// Attempts so far.
@@ -63,8 +67,10 @@ impl PendingMessage {
             purpose: plan.purpose,
             group_key: plan.group_key.clone(),
             is_single: plan.is_single,
+            contents: Some(plan.contents.clone()),
+            may_have_arrived: plan.may_have_arrived,
             storm: plan.storm.clone(),
-            attempts: contents.messages.get(&plan.id).map_or(0, |message| message.attempts),
+            attempts: plan.attempts,
             notices: plan.told.iter().flat_map(|told| &told.keys).map(of_key).collect(),
             later: plan.told.iter().filter_map(|told| plan_later(told, contents.now)).collect(),
             newest_at: plan.told.iter().map(|told| told.notice.recorded_at.into()).max(),
@@ -78,6 +84,8 @@ impl PendingMessage {
             purpose: Purpose::Test,
             group_key: None,
             is_single: false,
+            contents: None,
+            may_have_arrived: false,
             storm: None,
             attempts,
             notices: Vec::new(),

@@ -133,6 +133,8 @@ impl Worker {
                 .collect(),
             notification: Some(NotificationChange {
                 title: Some(message.title.clone()),
+                contents: pending.contents.clone(),
+                may_have_arrived: pending.may_have_arrived,
                 ..NotificationChange::new(pending.id, pending.purpose.as_str(), pending.group_key.clone())
             }),
             attempt: Some(AttemptStart { number, notifier: self.name.clone() }),

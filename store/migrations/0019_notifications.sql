@@ -112,6 +112,11 @@ CREATE TABLE picket.notifications (
     ended_at timestamptz,
     -- What the receiver gave, such as the number of the message there.
     receiver_ref jsonb,
+    -- What the last attempt told, hashed. Other contents are another message: a receiver that has the
+    -- first one would take the second for its copy.
+    contents text,
+    -- True if an earlier message with some of its contents may have arrived.
+    may_have_arrived boolean NOT NULL DEFAULT false,
     CONSTRAINT ended_at_of_ended_notifications CHECK ((state = 'waiting') = (ended_at IS NULL))
 );
 CREATE INDEX notifications_waiting ON picket.notifications (channel, lane, next_attempt_at) WHERE state = 'waiting';
@@ -370,13 +375,13 @@ BEGIN
     SELECT count(*) INTO unsent FROM picket.notices AS notice
     WHERE notice.state = 'failed' AND notice.notification_id IS NULL AND of_notification IS NULL
       AND notice.channel = of_channel AND (since IS NULL OR notice.ended_at >= since);
+    -- Also those that were given up by themselves, of a message that went on without them.
     UPDATE picket.notices AS notice
-    SET state = 'waiting', reason = NULL, ended_at = NULL, due_at = clock_timestamp()
-    WHERE notice.state = 'failed'
-      AND (EXISTS (SELECT FROM picket.notifications AS message
-                   WHERE message.notification_id = notice.notification_id AND message.state = 'waiting')
-           OR notice.notification_id IS NULL AND of_notification IS NULL AND notice.channel = of_channel
-              AND (since IS NULL OR notice.ended_at >= since));
+    SET state = 'waiting', reason = NULL, ended_at = NULL, first_attempt_at = NULL, due_at = clock_timestamp()
+    WHERE notice.state = 'failed' AND (of_channel IS NULL OR notice.channel = of_channel)
+      AND CASE WHEN of_notification IS NOT NULL THEN notice.notification_id = of_notification
+               ELSE of_channel IS NOT NULL AND (since IS NULL OR notice.ended_at >= since) END
+      AND EXISTS (SELECT FROM picket.channels AS channel WHERE channel.name = notice.channel);
     PERFORM picket.wake_lanes();
     RETURN messages + unsent;
 END $$;
@@ -457,6 +462,25 @@ BEGIN
     PERFORM picket.wake_lanes();
     RETURN NULL;
 END $$;
+-- What was suppressed because somebody took care of the incident goes on when nobody does any more.
+CREATE FUNCTION picket.acknowledgements_withdrawn() RETURNS trigger
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    PERFORM picket.lock_lanes();
+    UPDATE picket.notices AS notice SET state = 'waiting', reason = NULL, ended_at = NULL, due_at = clock_timestamp()
+    FROM picket.transitions AS opened
+    WHERE opened.incident_id = OLD.incident_id AND notice.transition_id = opened.transition_id
+      AND notice.state = 'suppressed' AND notice.reason = 'acknowledged' AND notice.step IN ('reminder', 'escalation')
+      AND EXISTS (SELECT FROM picket.incidents AS incident WHERE incident.incident_id = OLD.incident_id AND incident.closed_at IS NULL);
+    PERFORM picket.wake_lanes();
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION picket.acknowledgements_withdrawn IS 'Has reminders and escalations go on of an incident that nobody takes care of any more';
+CREATE TRIGGER acknowledgements_withdrawn AFTER DELETE ON picket.acknowledgements
+    FOR EACH ROW EXECUTE FUNCTION picket.acknowledgements_withdrawn();
 COMMENT ON FUNCTION picket.acknowledgements_after IS 'Has services with acknowledgements told that somebody takes care of an incident';
 CREATE TRIGGER acknowledgements_after AFTER INSERT ON picket.acknowledgements
     FOR EACH ROW EXECUTE FUNCTION picket.acknowledgements_after();
@@ -514,7 +538,7 @@ COMMENT ON FUNCTION picket.active_from IS 'The time, or the start of the next ac
 --
 -- work: {"notices": [{"transition_id", "step", "number", "state"?, "reason"?, "due_at"?, "notification_id"?}],
 --        "added": [{"transition_id", "step", "number", "route", "route_id", "group_key", "due_at"}],
---        "notification": {"id", "purpose", "group_key", "title", "state"?, "reason"?, "next_attempt_at"?, "receiver_ref"?},
+--        "notification": {"id", "purpose", "group_key", "title", "contents"?, "may_have_arrived", "state"?, "reason"?, "next_attempt_at"?, "receiver_ref"?},
 --        "attempt": {"number", "notifier"} to begin one,
 --        "attempt_end": {"number", "outcome", "status", "message", "retry_after_ms"},
 --        "channel": {"next_send_at"?, "succeeded"?, "error"?, "is_failing"?, "problem"?, "is_gone"?, "overrides"?, "storm"?}}
@@ -536,9 +560,13 @@ BEGIN
     WHERE channel = of_channel AND lane = of_lane;
 
     IF message IS NOT NULL THEN
-        INSERT INTO picket.notifications AS kept (notification_id, channel, lane, group_key, purpose, title)
-        VALUES ((message ->> 'id')::uuid, of_channel, of_lane, message ->> 'group_key', message ->> 'purpose', left(message ->> 'title', 300))
-        ON CONFLICT (notification_id) DO UPDATE SET purpose = excluded.purpose, title = coalesce(excluded.title, kept.title);
+        INSERT INTO picket.notifications AS kept (notification_id, channel, lane, group_key, purpose, title, contents, may_have_arrived)
+        VALUES ((message ->> 'id')::uuid, of_channel, of_lane, message ->> 'group_key', message ->> 'purpose', left(message ->> 'title', 300),
+                message ->> 'contents', coalesce((message ->> 'may_have_arrived')::boolean, false))
+        ON CONFLICT (notification_id) DO UPDATE
+        SET purpose = excluded.purpose, title = coalesce(excluded.title, kept.title),
+            contents = coalesce(excluded.contents, kept.contents),
+            may_have_arrived = kept.may_have_arrived OR excluded.may_have_arrived;
         UPDATE picket.notifications
         SET state = coalesce((message ->> 'state')::picket.notification_state, state),
             reason = coalesce(message ->> 'reason', reason),

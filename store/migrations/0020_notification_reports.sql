@@ -169,6 +169,11 @@ BEGIN
     IF NOT picket.try_lock('notices') OR picket.refuses_deletion() IS NOT NULL THEN
         RETURN 0;
     END IF;
+    -- Before the others, since its trigger locks the lanes; seldom, since it has all silenced notices read.
+    IF EXISTS (SELECT FROM picket.silences WHERE ends_at < since) THEN
+        PERFORM picket.lock_lanes();
+        DELETE FROM picket.silences WHERE ends_at < since;
+    END IF;
     DELETE FROM picket.transitions WHERE transition_id = ANY (ARRAY(
         SELECT transition_id FROM picket.transitions AS old
         WHERE old.recorded_at < since AND old.planned_at IS NOT NULL
@@ -190,7 +195,6 @@ BEGIN
     DELETE FROM picket.former_routes AS former
     WHERE former.removed_at < since
       AND NOT EXISTS (SELECT FROM picket.notices AS notice WHERE notice.route_id = former.route_id AND notice.state = 'waiting');
-    DELETE FROM picket.silences WHERE ends_at < since;
     DELETE FROM picket.notification_gaps WHERE gap_to < since;
     RETURN total + deleted;
 END $$;

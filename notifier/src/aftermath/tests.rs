@@ -48,7 +48,9 @@ fn follow(
     channel: &LaneChannel,
 ) -> LaneWork {
     let first_attempt_at = (number > 1).then(|| at(0).into());
-    follow_notices(kind, outcome, number, now, channel, vec![LaneNotice { first_attempt_at, ..notice() }])
+    let group_key = (kind == ChannelKind::Slack).then(|| "route all".to_owned());
+    let told = LaneNotice { first_attempt_at, group_key, ..notice() };
+    follow_notices(kind, outcome, number, now, channel, vec![told])
 }
 
 /// As [`follow`], of a message that tells `notices`.
@@ -58,11 +60,8 @@ fn follow_notices(
     number: i32,
     now: i64,
     channel: &LaneChannel,
-    mut notices: Vec<LaneNotice>,
+    notices: Vec<LaneNotice>,
 ) -> LaneWork {
-    for notice in &mut notices {
-        notice.group_key = (kind == ChannelKind::Slack).then(|| "route all".to_owned());
-    }
     let contents = LaneContents {
         now: at(now),
         channel: channel.clone(),
@@ -83,12 +82,15 @@ fn follow_notices(
         attempted: None,
     };
     let plan = PlannedMessage {
+        contents: String::new(),
+        attempts: 0,
+        may_have_arrived: false,
         id: Uuid::now_v7(),
         purpose: Purpose::Alert,
         group_key: contents.notices[0].group_key.clone(),
         told: contents.notices.iter().map(tell).collect(),
         notes: Vec::new(),
-        is_single: kind != ChannelKind::Slack,
+        is_single: contents.notices[0].group_key.is_none(),
         storm: None,
     };
     follow_attempt(&EndedAttempt {
@@ -116,6 +118,24 @@ fn seconds(work: &LaneWork) -> Option<i64> {
 
 fn added(work: &LaneWork) -> Vec<Value> {
     work.added.iter().map(|added| serde_json::to_value(added).unwrap()).collect()
+}
+
+#[test]
+fn a_program_that_gets_messages_about_several_events_is_tried_as_people_are() {
+    let grouped = LaneNotice { group_key: Some("route all".to_owned()), ..notice() };
+    let tried = |number| {
+        seconds(&follow_notices(
+            ChannelKind::Webhook,
+            retry(None),
+            number,
+            0,
+            &channel(),
+            vec![grouped.clone()],
+        ))
+    };
+
+    assert_eq!((1..=3).map(tried).collect::<Vec<_>>(), [1, 5, 15].map(Some));
+    assert_eq!(tried(12), Some(3_600), "a new notice is not given up with an old message");
 }
 
 #[test]

@@ -30,6 +30,9 @@ fn outgoing(notices: &[LaneNotice], is_single: bool) -> PlannedMessage<'_> {
         attempted: None,
     };
     PlannedMessage {
+        contents: String::new(),
+        attempts: 0,
+        may_have_arrived: false,
         id: Uuid::nil(),
         purpose: Purpose::Alert,
         group_key: None,
@@ -201,4 +204,17 @@ fn a_site_that_flapped_is_told_with_its_last_outage_and_not_with_the_one_that_ma
         (Some(9), 300, Some("name not resolved"))
     );
     assert_eq!(item.closed_at, Some("2025-11-27T11:35:00Z".parse().unwrap()));
+}
+
+#[test]
+fn an_outage_of_which_the_beginning_alone_is_told_ends_with_its_end_and_not_now() {
+    let ended = "2025-11-27T12:10:00Z".parse::<Timestamp>().unwrap();
+    let notices = [LaneNotice { other_recorded_at: Some(ended.into()), ..site(1, "timeout", &[]) }];
+    let mut planned = outgoing(&notices, false);
+    planned.told[0].verdict = Verdict::WasDown;
+
+    let message = compose(&planned, &context());
+
+    let item = &message.items[0];
+    assert_eq!((item.closed_at, item.duration.as_secs()), (Some(ended), 600));
 }

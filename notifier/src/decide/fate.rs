@@ -157,6 +157,10 @@ fn find_quiet(notice: &LaneNotice, now: Timestamp, is_paused: bool) -> Option<(T
     }
 }
 
+fn is_outside_hours(notice: &LaneNotice, now: Timestamp) -> bool {
+    notice.active_from.is_none_or(|from| Timestamp::from(from) > now)
+}
+
 /// Resuming the channel has its notices looked at before.
 fn wait_for_resumption(now: Timestamp) -> (Timestamp, &'static str) {
     (now.saturating_add(INACTIVE_TIME), "channel_paused")
@@ -179,6 +183,8 @@ fn decide_beginning<'a>(notice: &'a LaneNotice, contents: &LaneContents) -> Fate
         return match held {
             Some("silenced") if !is_attempted => Fate::Suppress("silenced"),
             Some("outside_hours") if !is_attempted => Fate::Suppress("outside_hours"),
+            // Looked at for the first time when it is over, such as after a time without notifiers.
+            None if !is_attempted && is_outside_hours(notice, now) => Fate::Suppress("outside_hours"),
             Some("channel_paused") if !is_attempted => Fate::Suppress("channel_paused"),
             _ if is_paused && !is_attempted => Fate::Suppress("channel_paused"),
             _ if is_paused => wait_for_resumption(now).into(),

@@ -102,6 +102,7 @@ fn waiting(id: Uuid, purpose: &str, is_end_unknown: bool) -> WaitingMessage {
         attempts: 1,
         is_end_unknown,
         receiver_ref: None,
+        contents: None,
     }
 }
 
@@ -160,7 +161,58 @@ fn an_incident_that_was_attempted_is_not_brief_since_the_receiver_may_know_of_it
     lane.messages.insert(id, waiting(id, "alert", true));
     let message = decide(&lane).message.unwrap();
     assert_eq!(verdicts(&message), [(Verdict::WasDown, 1)]);
-    assert_eq!(message.id, id, "the number of the earlier attempt");
+    assert_ne!(message.id, id, "a receiver that has 'down' under this number would drop 'was down'");
+    assert!(message.may_have_arrived);
+}
+
+#[test]
+fn a_message_keeps_its_number_while_it_tells_the_same_and_gets_another_one_with_other_contents() {
+    let first = contents(60, vec![opened(1, 0)]);
+    let message = decide(&first).message.unwrap();
+    let attempted =
+        |site| LaneNotice { notification_id: Some(message.id), due_at: at(70).into(), ..opened(site, 0) };
+    let kept = WaitingMessage {
+        contents: Some(message.contents.clone()),
+        attempts: 4,
+        ..waiting(message.id, "alert", false)
+    };
+
+    let mut lane = contents(80, vec![attempted(1)]);
+    lane.messages.insert(message.id, kept.clone());
+    let again = decide(&lane).message.unwrap();
+    assert_eq!((again.id, again.attempts, again.may_have_arrived), (message.id, 4, false));
+
+    // Another site has failed since, and some recipients of the mail have the first message.
+    let progress = Some(Json(json!({"delivered": ["a@example.com"]})));
+    let mut lane = contents(80, vec![attempted(1), opened(2, 20)]);
+    lane.messages.insert(message.id, WaitingMessage { receiver_ref: progress, ..kept });
+    let more = decide(&lane).message.unwrap();
+    assert_eq!((more.told.len(), more.attempts, more.may_have_arrived), (2, 4, true));
+    assert_ne!(more.id, message.id);
+}
+
+#[test]
+fn as_many_ends_as_a_storm_of_sites_with_groups_of_their_own_are_one_message() {
+    let of_site = |notice: LaneNotice| LaneNotice {
+        group_key: Some(format!("site {}", notice.site_id.unwrap_or(0))),
+        ..notice
+    };
+    let ends = |count| (1..=count).map(|site| of_site(closed(site, 0, 5, "delivered"))).collect();
+
+    let many = contents(60, ends(25));
+    let message = decide(&many).message.unwrap();
+    assert_eq!((message.purpose, message.told.len()), (Purpose::Digest, 25));
+    let few = contents(60, ends(20));
+    let message = decide(&few).message.unwrap();
+    assert_eq!((message.purpose, message.told.len()), (Purpose::Alert, 1));
+}
+
+#[test]
+fn an_incident_that_was_over_before_anybody_looked_is_not_told_outside_the_hours() {
+    let night = |notice: LaneNotice| LaneNotice { active_from: Some(at(30_000).into()), ..notice };
+    let lane = contents(600, vec![night(ended(opened(1, 0), 400)), night(closed(1, 0, 400, "waiting"))]);
+
+    assert_eq!(suppressed(&decide(&lane)), ["outside_hours", "outside_hours"]);
 }
 
 #[test]

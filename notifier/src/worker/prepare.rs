@@ -186,9 +186,7 @@ impl Worker {
             }
         };
         let earlier = contents.messages.get(&plan.id);
-        let attempted = plan.told.iter().filter_map(|told| told.attempted);
-        let is_repeat =
-            attempted.filter_map(|(id, _)| contents.messages.get(&id)).any(|message| message.is_end_unknown);
+        let is_repeat = plan.may_have_arrived;
         if is_repeat {
             self.metrics.unknown_ends.inc();
         }

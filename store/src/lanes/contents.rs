@@ -257,4 +257,6 @@ pub struct WaitingMessage {
     pub is_end_unknown: bool,
     /// What the receiver gave.
     pub receiver_ref: Option<Json<Value>>,
+    /// What the last attempt told, hashed.
+    pub contents: Option<String>,
 }

@@ -62,8 +62,8 @@ pub async fn load_lane(store: &Store, lane: &Lane) -> Result<Option<LaneContents
                 false => found,
             };
             let messages: Vec<WaitingMessage> = sqlx::query_as(
-                "SELECT message.notification_id, message.purpose, message.attempts, message.receiver_ref,
-                        EXISTS (SELECT FROM picket.delivery_attempts AS attempt
+                "SELECT message.notification_id, message.purpose, message.attempts, message.receiver_ref, message.contents,
+                        message.may_have_arrived OR EXISTS (SELECT FROM picket.delivery_attempts AS attempt
                                 WHERE attempt.notification_id = message.notification_id
                                   -- One whose lane was taken over may have been delivered.
                                   AND (attempt.ended_at IS NULL OR attempt.outcome = 'delivered')) AS is_end_unknown
@@ -216,7 +216,9 @@ const LANE_NOTICES_SQL: &str = "
     JOIN picket.transitions AS transition ON transition.transition_id = notice.transition_id
     LEFT JOIN picket.known_routes AS route ON route.route_id = notice.route_id
     LEFT JOIN LATERAL (SELECT twin.transition_id, twin.recorded_at FROM picket.transitions AS twin
-                       WHERE twin.subject = transition.subject AND twin.is_end <> transition.is_end LIMIT 1) AS other ON true
+                       WHERE twin.subject = transition.subject AND twin.is_end <> transition.is_end
+                         -- A beginning is over once its end is planned, so that one message tells both.
+                         AND (transition.is_end OR twin.planned_at IS NOT NULL) LIMIT 1) AS other ON true
     LEFT JOIN LATERAL (SELECT told.state, told.reason, told.notification_id FROM picket.notices AS told
                        WHERE told.transition_id = other.transition_id AND told.channel = notice.channel
                          AND told.step IN ('event', 'escalation')

@@ -161,6 +161,11 @@ pub struct NotificationChange {
     /// First line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
+    /// What an attempt tells, hashed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub contents: Option<String>,
+    /// True if an earlier message with some of its contents may have arrived.
+    pub may_have_arrived: bool,
     /// New state.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<NoticeState>,
@@ -183,6 +188,8 @@ impl NotificationChange {
             purpose,
             group_key,
             title: None,
+            contents: None,
+            may_have_arrived: false,
             state: None,
             reason: None,
             next_attempt_at: None,

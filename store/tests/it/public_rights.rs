@@ -39,6 +39,7 @@ const WITH_OWNER_RIGHTS: &[(&str, &str)] = &[
     ("picket.silence_summarized()", "marks sites whose state may have changed"),
     ("picket.count_schedules()", "counts the schedules that triggers of the owner write"),
     ("picket.channels_before_delete()", "a trigger: locks lanes, which only the owner may"),
+    ("picket.acknowledgements_withdrawn()", "writes notices that go on"),
     ("picket.channels_removed()", "ends what waits for a channel"),
     ("picket.routes_removed()", "keeps what a removed route said of waiting notices"),
     // Work of coordinators on tables that they may not write.

@@ -207,5 +207,5 @@ fn a_digest_that_could_not_be_delivered_stays_a_digest() {
     let mut lane = contents(40, (1..=5).map(attempted).chain((6..=21).flat_map(over)).collect());
     lane.messages.insert(id, waiting(id, "digest", false));
     let message = decide(&lane).message.unwrap();
-    assert_eq!((message.purpose, message.told.len(), message.id), (Purpose::Digest, 21, id));
+    assert_eq!((message.purpose, message.told.len()), (Purpose::Digest, 21));
 }
