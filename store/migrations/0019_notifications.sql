@@ -373,8 +373,10 @@ BEGIN
       AND EXISTS (SELECT FROM picket.channels AS channel WHERE channel.name = message.channel);
     GET DIAGNOSTICS messages = ROW_COUNT;
     SELECT count(*) INTO unsent FROM picket.notices AS notice
-    WHERE notice.state = 'failed' AND notice.notification_id IS NULL AND of_notification IS NULL
-      AND notice.channel = of_channel AND (since IS NULL OR notice.ended_at >= since);
+    WHERE notice.state = 'failed' AND of_notification IS NULL AND notice.channel = of_channel
+      AND (since IS NULL OR notice.ended_at >= since)
+      AND NOT EXISTS (SELECT FROM picket.notifications AS message
+                      WHERE message.notification_id = notice.notification_id AND message.state = 'waiting');
     -- Also those that were given up by themselves, of a message that went on without them.
     UPDATE picket.notices AS notice
     SET state = 'waiting', reason = NULL, ended_at = NULL, first_attempt_at = NULL, due_at = clock_timestamp()

@@ -220,3 +220,49 @@ async fn a_late_attempt_at_an_opening_has_programs_told_of_the_end_once_more() {
     assert_eq!(query_text(&database.pool, waiting).await.as_deref(), Some("duty incident.closed"));
     claim_lane_of(&database.store, "duty").await;
 }
+
+/// An open incident that is planned for a channel of people.
+const OPEN_INCIDENT: &str = r#"INSERT INTO picket.sites (url, name) VALUES ('https://site-1.example/', 'site-1');
+    INSERT INTO picket.channels (name, kind) VALUES ('ops', 'slack'), ('desk', 'slack');
+    INSERT INTO picket.routes (name, channels) VALUES ('all', '{ops,desk}');
+    INSERT INTO picket.incidents (site_id, opened_at, first_failure_at, cause, message, regions)
+    SELECT id, clock_timestamp(), clock_timestamp(), 'connect', 'connection refused', '{eu}' FROM picket.sites"#;
+
+#[tokio::test]
+async fn reminders_and_escalations_go_on_when_an_acknowledgement_is_withdrawn_while_the_incident_lasts() {
+    let database = new_database().await;
+    execute(&database.pool, OPEN_INCIDENT).await;
+    while lanes::plan_notices(&database.store).await.unwrap() > 0 {}
+    let suppress = "INSERT INTO picket.acknowledgements (incident_id) SELECT incident_id FROM picket.incidents;
+        INSERT INTO picket.notices (transition_id, channel, step, number, route, lane, due_at, state, reason, ended_at)
+        SELECT transition_id, channel, 'reminder', 1, route, lane, now(), 'suppressed', 'acknowledged', now()
+        FROM picket.notices WHERE channel = 'ops'";
+    execute(&database.pool, suppress).await;
+
+    execute(&database.pool, "DELETE FROM picket.acknowledgements").await;
+
+    let reminders = "SELECT state || coalesce(reason, '') FROM picket.notices WHERE step = 'reminder'";
+    assert_eq!(query_text(&database.pool, reminders).await.as_deref(), Some("waiting"));
+}
+
+#[tokio::test]
+async fn a_retry_finds_the_notices_of_its_channel_that_were_given_up_by_themselves() {
+    let database = new_database().await;
+    execute(&database.pool, OPEN_INCIDENT).await;
+    while lanes::plan_notices(&database.store).await.unwrap() > 0 {}
+    // The message went on without them, and was delivered.
+    let give_up = "INSERT INTO picket.notifications (notification_id, channel, lane, purpose, state, ended_at)
+        SELECT gen_random_uuid(), name, 0, 'alert', 'delivered', now() FROM picket.channels;
+        UPDATE picket.notices SET state = 'failed', reason = 'exhausted', ended_at = now(), first_attempt_at = now() - interval '1 day',
+            notification_id = (SELECT notification_id FROM picket.notifications AS message WHERE message.channel = notices.channel)";
+    execute(&database.pool, give_up).await;
+
+    execute(&database.pool, "SELECT picket.retry_failed(NULL, 'ops', now() - interval '1 hour')").await;
+
+    let states = "SELECT string_agg(channel || ' ' || state || ' ' || (first_attempt_at IS NULL), ', ' ORDER BY channel)
+                  FROM picket.notices";
+    assert_eq!(
+        query_text(&database.pool, states).await.as_deref(),
+        Some("desk failed false, ops waiting true")
+    );
+}
