@@ -41,7 +41,7 @@ const PROGRAM_SCHEDULE: [Duration; 9] = [
 /// Time after its first attempt at which a notice to people is given up.
 const GIVE_UP_TIME: Duration = Duration::from_secs(24 * 3_600);
 /// Time of failures after which a channel counts as failing.
-const FAILING_TIME: Duration = Duration::from_secs(15 * 60);
+pub(crate) const FAILING_TIME: Duration = Duration::from_secs(15 * 60);
 /// Attempts after which a receiver that has moved is tried at once.
 const MAX_MOVES: i32 = 3;
 /// Waits are varied by up to this share, so that channels that failed together do not retry together.

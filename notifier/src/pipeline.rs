@@ -14,6 +14,7 @@ use tracing::{debug, warn};
 
 use crate::{
     Config,
+    aftermath::FAILING_TIME,
     events::{self, Wakers},
     metrics::ChannelLabel,
     pings,
@@ -184,6 +185,7 @@ async fn show_life(worker: Worker) {
 
 async fn show_life_once(worker: &Worker) -> Result<(), picket_store::Error> {
     lanes::mark_notifier(&worker.store, &worker.name, env!("CARGO_PKG_VERSION")).await?;
+    lanes::mark_failing_channels(&worker.store, FAILING_TIME).await?;
     let backlog = lanes::read_backlog(&worker.store).await?;
     worker.metrics.waiting.set(backlog.waiting);
     worker.metrics.oldest_waiting_seconds.set(backlog.oldest_seconds.unwrap_or(0.0));

@@ -171,6 +171,9 @@ impl Worker {
         }
         self.count_attempt(lane, prepared.access.kind, pending, &attempt, &end, ended.now);
         if self.write_end(lane, &end).await? {
+            if attempt.is_delivered() && prepared.channel.failing_since.is_some() {
+                self.try_waiting(lane).await;
+            }
             // After a failure the lane is given back, so that channels that deliver come first.
             let is_over = end.channel.as_ref().is_some_and(|channel| {
                 channel.next_send_at.is_some()
@@ -183,6 +186,15 @@ impl Worker {
             lanes::end_attempt(&self.store, pending.id, end).await?;
         }
         Ok(Progress::LeaseLost)
+    }
+
+    /// Has what waits in all lanes of the channel tried, since it delivers again. Without it their times
+    /// come later.
+    async fn try_waiting(&self, lane: &Lane) {
+        if let Err(error) = lanes::try_waiting(&self.store, &lane.channel).await {
+            self.metrics.database_errors.inc();
+            debug!(channel = lane.channel, error = %ErrorChain(&error), "could not have the rest tried");
+        }
     }
 
     /// Writes the end of an attempt. What is known must not be lost by a short outage: the message would be

@@ -121,6 +121,23 @@ COMMENT ON FUNCTION picket.channels_before IS 'Counts the changes of a channel''
 CREATE TRIGGER channels_before BEFORE UPDATE ON picket.channels
     FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*) EXECUTE FUNCTION picket.channels_before();
 
+-- Has what a channel did not take tried again now: somebody has mended it.
+CREATE FUNCTION picket.try_waiting(of_channel text) RETURNS void
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    PERFORM picket.lock_lanes(of_channel);
+    UPDATE picket.notifications SET next_attempt_at = now()
+    WHERE channel = of_channel AND state = 'waiting' AND next_attempt_at > now();
+    UPDATE picket.notices SET due_at = now()
+    WHERE channel = of_channel AND state = 'waiting' AND due_at > now()
+      AND (notification_id IS NOT NULL OR beginning_id IS NOT NULL OR reason = 'channel_paused');
+    PERFORM picket.wake_lanes();
+END $$;
+COMMENT ON FUNCTION picket.try_waiting IS 'Has what waits for a channel after a failure or a pause tried now';
+
 -- A new channel has its state and its lanes. A changed definition is tried at once.
 CREATE FUNCTION picket.channels_after() RETURNS trigger
     LANGUAGE plpgsql
@@ -136,11 +153,7 @@ BEGIN
         UPDATE picket.channel_states
         SET version = NEW.version, overrides = '{}', problem = NULL, is_gone = false, next_send_at = '-infinity'
         WHERE channel = NEW.name;
-        UPDATE picket.notifications SET next_attempt_at = now() WHERE channel = NEW.name AND state = 'waiting';
-        UPDATE picket.notices SET due_at = now()
-        WHERE channel = NEW.name AND state = 'waiting' AND (notification_id IS NOT NULL OR reason = 'channel_paused')
-          AND due_at > now();
-        PERFORM picket.wake_lanes();
+        PERFORM picket.try_waiting(NEW.name);
     END IF;
     RETURN NULL;
 END $$;
@@ -263,7 +276,8 @@ CREATE FUNCTION picket.silenced_until(of_site bigint, of_tags text[], at timesta
     LANGUAGE sql STABLE PARALLEL SAFE
     RETURN (SELECT max(silence.ends_at) FROM picket.silences AS silence
             WHERE silence.ends_at > at AND silence.starts_at <= at
-              AND (silence.all_sites OR silence.site_id = of_site OR silence.tag = ANY (of_tags)));
+              -- Troubles of Picket itself are of no site.
+              AND (silence.all_sites AND of_site IS NOT NULL OR silence.site_id = of_site OR silence.tag = ANY (of_tags)));
 
 -- A silence that ends early has what it held back looked at again.
 CREATE FUNCTION picket.silences_after() RETURNS trigger

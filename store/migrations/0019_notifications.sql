@@ -605,7 +605,19 @@ BEGIN
     FROM jsonb_array_elements(work -> 'added') AS item
     ON CONFLICT DO NOTHING;
 
+    -- Ends that waited for the next attempt at their beginning.
+    UPDATE picket.notices AS following SET due_at = clock_timestamp()
+    FROM jsonb_array_elements(work -> 'notices') AS item
+    WHERE item ->> 'state' IN ('delivered', 'suppressed', 'failed')
+      AND following.beginning_id = (item ->> 'transition_id')::bigint AND following.channel = of_channel
+      AND following.state = 'waiting' AND following.reason IS NULL AND following.notification_id IS NULL
+      AND following.due_at > clock_timestamp();
+
     IF change IS NOT NULL THEN
+        -- Before the time of the first failure is forgotten.
+        IF NOT (change ->> 'is_failing')::boolean THEN
+            PERFORM picket.set_channel_failing(of_channel, false, change ->> 'error');
+        END IF;
         UPDATE picket.channel_states AS state
         SET next_send_at = greatest((change ->> 'next_send_at')::timestamptz, state.next_send_at),
             consecutive_failures = CASE (change ->> 'succeeded')::boolean WHEN true THEN 0 WHEN false THEN state.consecutive_failures + 1
@@ -619,8 +631,8 @@ BEGIN
             overrides = state.overrides || coalesce(change -> 'overrides', '{}'),
             storm = CASE WHEN change ? 'storm' THEN nullif(change -> 'storm', 'null') ELSE state.storm END
         WHERE state.channel = of_channel;
-        IF change ? 'is_failing' THEN
-            PERFORM picket.set_channel_failing(of_channel, (change ->> 'is_failing')::boolean, change ->> 'error');
+        IF (change ->> 'is_failing')::boolean THEN
+            PERFORM picket.set_channel_failing(of_channel, true, change ->> 'error');
         END IF;
     END IF;
 
@@ -698,6 +710,29 @@ BEGIN
     END IF;
 END $$;
 COMMENT ON FUNCTION picket.set_channel_failing IS 'Records that a channel fails or works again, with an event if that is new';
+
+-- A channel that has not delivered for so long counts as failing, also between two attempts.
+CREATE FUNCTION picket.mark_failing_channels(after_ms integer) RETURNS integer
+    LANGUAGE plpgsql
+    SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    late record;
+    marked integer := 0;
+BEGIN
+    FOR late IN SELECT state.channel, state.last_error FROM picket.channel_states AS state
+                JOIN picket.channels AS channel ON channel.name = state.channel
+                WHERE NOT state.is_failing AND channel.enabled
+                  AND state.failing_since <= clock_timestamp() - after_ms * interval '1 millisecond'
+                ORDER BY state.channel LOOP
+        PERFORM picket.lock_lanes(late.channel);
+        PERFORM picket.set_channel_failing(late.channel, true, late.last_error);
+        marked := marked + 1;
+    END LOOP;
+    RETURN marked;
+END $$;
+COMMENT ON FUNCTION picket.mark_failing_channels IS 'Records that channels fail which have not delivered for so many milliseconds';
 
 -- Ends the lease of a lane, and computes when there is something to do next. False if another
 -- notifier has leased it since.

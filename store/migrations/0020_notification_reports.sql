@@ -258,7 +258,7 @@ BEGIN
             picket.notification_gaps, picket.transitions, picket.notices, picket.notifications, picket.delivery_attempts
             TO picket_notifier;
         GRANT EXECUTE ON FUNCTION picket.plan_notices, picket.claim_lane, picket.release_lane, picket.write_lane_work,
-            picket.end_attempt, picket.repeat_end, picket.mark_notifier, picket.take_ping, picket.record_certificate_events,
+            picket.end_attempt, picket.repeat_end, picket.try_waiting, picket.mark_failing_channels, picket.mark_notifier, picket.take_ping, picket.record_certificate_events,
             picket.record_ledger_event, picket.chain_problem TO picket_notifier;
         FOR callable IN SELECT oid FROM pg_proc
                         WHERE pronamespace = 'picket'::regnamespace AND prokind = 'f' AND NOT prosecdef

@@ -114,6 +114,25 @@ pub async fn end_attempt(store: &Store, notification: Uuid, end: &AttemptEnd) ->
     store.with_timeout(LANE_TIMEOUT, "record the end of an attempt", query).await.map(drop)
 }
 
+/// Has what waits for a channel tried now: it delivers again.
+///
+/// # Errors
+/// If the database cannot be reached in time.
+pub async fn try_waiting(store: &Store, channel: &str) -> Result<(), Error> {
+    let query = sqlx::query("SELECT picket.try_waiting($1)").bind(channel).execute(&store.pool);
+    store.with_timeout(LANE_TIMEOUT, "try what waits for a channel", query).await.map(drop)
+}
+
+/// Records that channels fail that have not delivered for so long, also between two attempts.
+///
+/// # Errors
+/// If the database cannot be reached in time.
+pub async fn mark_failing_channels(store: &Store, after: Duration) -> Result<(), Error> {
+    let query =
+        sqlx::query("SELECT picket.mark_failing_channels($1)").bind(to_millis(after)).execute(&store.pool);
+    store.with_timeout(LANE_TIMEOUT, "mark channels that fail", query).await.map(drop)
+}
+
 /// Marks this notifier alive.
 ///
 /// # Errors

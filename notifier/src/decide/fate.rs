@@ -190,10 +190,8 @@ fn decide_beginning<'a>(notice: &'a LaneNotice, contents: &LaneContents) -> Fate
             _ if is_paused => wait_for_resumption(now).into(),
             _ if !is_attempted && notice.silenced_until.is_some() => Fate::Suppress("silenced"),
             _ if !is_attempted && lasted < delay_time(notice) + wait => Fate::Suppress("brief"),
-            // Tried again after a failure. The receiver would keep it open for ever.
-            _ if !is_for_people(notice) && notice.end_state.as_deref() == Some("delivered") => {
-                Fate::Suppress("closed")
-            }
+            // Tried again after a failure. A service would keep it open for ever, and people know of it.
+            _ if notice.end_state.as_deref() == Some("delivered") => Fate::Suppress("closed"),
             _ if !is_for_people(notice) => plan_item(notice, Verdict::of_notice(notice)).into(),
             _ if notice.is_flapping => Fate::Suppress("flapping"),
             _ if !is_end_unknown && now.saturating_duration_since(ended) > STALE_TIME => {

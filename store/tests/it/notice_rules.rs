@@ -266,3 +266,45 @@ async fn a_retry_finds_the_notices_of_its_channel_that_were_given_up_by_themselv
         Some("desk failed false, ops waiting true")
     );
 }
+
+#[tokio::test]
+async fn a_channel_without_a_delivery_for_long_counts_as_failing_between_two_attempts_and_says_since_when() {
+    let database = new_database().await;
+    execute(&database.pool, OPEN_INCIDENT).await;
+    execute(&database.pool, "UPDATE picket.channel_states SET failing_since = now() - interval '16 minutes', last_error = '500' WHERE channel = 'ops'").await;
+
+    lanes::mark_failing_channels(&database.store, std::time::Duration::from_secs(900)).await.unwrap();
+    lanes::mark_failing_channels(&database.store, std::time::Duration::from_secs(900)).await.unwrap();
+
+    let events = "SELECT string_agg(event || ' ' || (payload ->> 'channel'), ', ') FROM picket.transitions WHERE event LIKE 'channel.%'";
+    assert_eq!(query_text(&database.pool, events).await.as_deref(), Some("channel.failing ops"));
+    execute(&database.pool, "UPDATE picket.channel_lanes SET due_at = now()").await;
+    let lane = claim_lane_of(&database.store, "ops").await;
+    let works = lanes::LaneWork {
+        channel: Some(lanes::ChannelChange {
+            succeeded: Some(true),
+            is_failing: Some(false),
+            ..lanes::ChannelChange::default()
+        }),
+        ..lanes::LaneWork::default()
+    };
+    let lease = std::time::Duration::from_secs(30);
+    assert!(lanes::write_lane_work(&database.store, &lane, &works, lease).await.unwrap());
+    let lasted =
+        "SELECT (payload ->> 'at')::timestamptz - (payload ->> 'since')::timestamptz > interval '15 minutes'
+                  FROM picket.transitions WHERE event = 'channel.working'";
+    assert_eq!(query_text(&database.pool, lasted).await.as_deref(), Some("true"));
+}
+
+#[tokio::test]
+async fn a_silence_of_all_sites_silences_no_event_of_picket_itself() {
+    let database = new_database().await;
+    execute(
+        &database.pool,
+        "INSERT INTO picket.silences (all_sites, starts_at, ends_at, reason) VALUES (true, now(), now() + interval '1 h', 'x')",
+    )
+    .await;
+
+    let silenced = "SELECT picket.silenced_until(1, '{}', now()) IS NOT NULL || ' ' || (picket.silenced_until(NULL, '{}', now()) IS NOT NULL)";
+    assert_eq!(query_text(&database.pool, silenced).await.as_deref(), Some("true false"));
+}

@@ -95,6 +95,8 @@ const WITH_OWNER_RIGHTS: &[(&str, &str)] = &[
     ),
     ("picket.repeat_end(uuid)", "writes the notices of ends"),
     ("picket.end_attempt(uuid,jsonb)", "writes the end of an attempt that has none, without a fence"),
+    ("picket.try_waiting(text)", "has what waits for a channel tried"),
+    ("picket.mark_failing_channels(integer)", "writes events to the outbox"),
     ("picket.set_channel_failing(text,boolean,text)", "writes an event to the outbox"),
     ("picket.take_ping(text,integer)", "writes when a channel is requested next"),
     ("picket.chain_problem()", "reads leases, ledger and outbox, and returns a sentence"),
