@@ -144,8 +144,15 @@ fn an_event_has_the_fields_of_its_kind() {
         "v": 1, "id": "incident.7.1.opened", "event": "incident.opened", "incident_id": 4, "site_id": 7,
         "site": "shop", "url": "http://x/", "tags": ["a"], "opened_at": "2026-11-20T12:00:01.000000Z",
         "closed_at": null, "first_failure_at": "2026-11-20T12:00:00.000000Z", "cause": "connect",
-        "message": "refused", "regions": ["eu", "us"], "unwatched": false,
+        "message": "refused", "regions": ["eu", "us"], "unwatched": false, "duration_ms": null,
+        "http_status": 500, "interval_seconds": 60, "regions_reporting": 3, "link": "http://picket/incidents/4",
     });
+    // As a sink of an older build writes it.
+    let mut older = opened.clone();
+    for field in ["duration_ms", "http_status", "interval_seconds", "regions_reporting", "link"] {
+        older.as_object_mut().unwrap().remove(field);
+    }
+    serde_json::from_value::<Event>(older).unwrap();
     let silent = json!({
         "v": 1, "id": "region.eu.1.silent", "event": "region.silent", "region": "eu",
         "since": "2026-11-20T12:00:00.000000Z", "at": "2026-11-20T12:00:20.000000Z",
