@@ -208,7 +208,7 @@ fn as_many_ends_as_a_storm_of_sites_with_groups_of_their_own_are_one_message() {
 }
 
 #[test]
-fn an_incident_that_was_over_before_anybody_looked_is_not_told_outside_the_hours() {
+fn an_incident_that_was_over_before_the_first_look_is_not_told_outside_the_hours() {
     let night = |notice: LaneNotice| LaneNotice { active_from: Some(at(30_000).into()), ..notice };
     let lane = contents(600, vec![night(ended(opened(1, 0), 400)), night(closed(1, 0, 400, "waiting"))]);
 
