@@ -322,6 +322,10 @@ async fn warnings_do_not_change_uptime_or_any_other_report_of_checks() {
             world.insert_results(&results).await;
         }
         assert_eq!(world.count_warnings().await.0, i64::from(has_warnings));
+        // Of an hour that has ended meanwhile reports show the rollups.
+        for _ in 0..3 {
+            world.execute_sql("SELECT picket.roll_up('1 hour')").await;
+        }
         let mut texts = Vec::new();
         for view in ["uptime_daily", "uptime_monthly", "latency_hourly", "failures", "incidents"] {
             let sql = format!("SELECT '{view}: ' || row::text FROM report.{view} AS row ORDER BY 1");
