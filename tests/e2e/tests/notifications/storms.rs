@@ -119,9 +119,9 @@ async fn n10_twenty_thousand_sites_down_at_once_need_little_memory_and_a_message
     println!("memory: {idle} KiB idle, at most {peak} KiB");
     assert!(peak < idle + MAX_GROWTH_KIB, "from {idle} to {peak} KiB");
     let messages = drill.receiver.count();
-    assert!(messages <= 20, "{messages} messages to two channels");
+    // Two notices of each site are ten pages, beside the first and the last message of the storm.
+    assert!(messages <= 24, "{messages} messages to two channels");
     drill.assert_ledger_closed().await;
-    print_speed(&drill).await;
 }
 
 /// Prints what `BENCHMARKS.md` records, of the incidents that opened: timing decides no test.
