@@ -5,14 +5,16 @@ use sqlx::{AssertSqlSafe, PgPool};
 
 use crate::new_database;
 
-async fn query_text(pool: &PgPool, sql: &str) -> Option<String> {
+/// Runs an SQL expression and returns its value as text.
+pub(crate) async fn query_text(pool: &PgPool, sql: &str) -> Option<String> {
     sqlx::query_scalar(AssertSqlSafe(format!("SELECT ({sql})::text")))
         .fetch_one(pool)
         .await
         .unwrap_or_else(|error| panic!("{sql}: {error}"))
 }
 
-async fn execute(pool: &PgPool, sql: &str) {
+/// Runs SQL statements.
+pub(crate) async fn execute(pool: &PgPool, sql: &str) {
     let done = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(pool).await;
     done.unwrap_or_else(|error| panic!("{sql}: {error}"));
 }

@@ -2,21 +2,10 @@
 //! of their own are told.
 
 use picket_store::lanes::{self, AttemptEnd, NoticeStep};
-use sqlx::{AssertSqlSafe, PgPool, types::Uuid};
+use sqlx::types::Uuid;
 
+use crate::lanes::{execute, query_text};
 use crate::new_database;
-
-async fn query_text(pool: &PgPool, sql: &str) -> Option<String> {
-    sqlx::query_scalar(AssertSqlSafe(format!("SELECT ({sql})::text")))
-        .fetch_one(pool)
-        .await
-        .unwrap_or_else(|error| panic!("{sql}: {error}"))
-}
-
-async fn execute(pool: &PgPool, sql: &str) {
-    let done = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(pool).await;
-    done.unwrap_or_else(|error| panic!("{sql}: {error}"));
-}
 
 #[tokio::test]
 async fn services_with_alerts_of_their_own_get_single_events_with_any_group_by() {
