@@ -6,8 +6,9 @@ use picket_notifier::channel::ChannelSettings;
 use picket_proto::{ValidationError, channel_definition::ChannelDefinition};
 use picket_store::{
     channel_tests::{self, TestProgress, TestRequest},
-    channels,
+    channels::{self, Channel},
     notifications::read_notifier_presence,
+    routes::{self, Route},
 };
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
@@ -30,14 +31,24 @@ pub(crate) fn validate_channel(channel: &ChannelDefinition) -> Result<(), Valida
     ChannelSettings::parse(channel.kind, &Value::Object(channel.settings.clone())).map(drop)
 }
 
+/// Reads a channel. A channel that is not there is a problem of kind not-found.
+pub(crate) async fn require_channel(api: &Api, name: &str) -> Result<Channel, Problem> {
+    channels::find_channel(&api.store, name).await?.ok_or_else(|| describe_missing_channel(name))
+}
+
+/// Reads a route. A route that is not there is a problem of kind not-found.
+pub(crate) async fn require_route(api: &Api, name: &str) -> Result<Route, Problem> {
+    routes::find_route(&api.store, name).await?.ok_or_else(|| describe_missing_route(name))
+}
+
 /// The problem of an unknown channel.
-pub(crate) fn describe_missing_channel(name: &str) -> Problem {
+fn describe_missing_channel(name: &str) -> Problem {
     let name = picket_proto::validation::sanitize_text(name, 64);
     Problem::new(ProblemKind::NotFound, format!("there is no channel '{name}'"))
 }
 
 /// The problem of an unknown route.
-pub(crate) fn describe_missing_route(name: &str) -> Problem {
+fn describe_missing_route(name: &str) -> Problem {
     let name = picket_proto::validation::sanitize_text(name, 64);
     Problem::new(ProblemKind::NotFound, format!("there is no route '{name}'"))
 }
@@ -47,9 +58,7 @@ pub(crate) fn describe_missing_route(name: &str) -> Problem {
 /// # Errors
 /// If there is no such channel, no notifier runs, or too many tests of the channel wait.
 pub(crate) async fn send_test(api: &Api, name: &str) -> Result<(Uuid, TestProgress), Problem> {
-    if channels::find_channel(&api.store, name).await?.is_none() {
-        return Err(describe_missing_channel(name));
-    }
+    require_channel(api, name).await?;
     if let Some(absence) = read_notifier_presence(&api.store, None).await?.describe_absence() {
         let detail = format!("nothing was sent: {absence}");
         return Err(Problem::new(ProblemKind::NotifierUnavailable, detail).with_retry_after(30));

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     access::Scope,
-    channels::{describe_missing_channel, send_test},
+    channels::{require_channel, send_test},
     problem::{Problem, ProblemKind},
     state::Api,
 };
@@ -160,8 +160,7 @@ pub(super) async fn act_on_channel(
 }
 
 async fn find_channel(visitor: &Visitor, api: &Api, name: &str) -> Result<Channel, PageError> {
-    let found = channels::find_channel(&api.store, name).await.map_err(|error| visitor.fail(error))?;
-    found.ok_or_else(|| visitor.fail(describe_missing_channel(name)))
+    require_channel(api, name).await.map_err(|problem| visitor.fail(problem))
 }
 
 fn build_action(name: &str, action: &'static str, button: &'static str) -> FormView {

@@ -27,7 +27,7 @@ use super::{
     reach::{ReachQuery, build_reach_form, read_reach},
     route_form::{apply_form, build_route_form, write_escalation},
 };
-use crate::{channels::describe_missing_route, state::Api};
+use crate::{channels::require_route, state::Api};
 
 /// Shows the routes, and whom incidents of the chosen sites would reach.
 pub(super) async fn show_routes(
@@ -239,8 +239,7 @@ pub(super) async fn remove_route(
 }
 
 async fn find_route(visitor: &Visitor, api: &Api, name: &str) -> Result<Route, PageError> {
-    let found = routes::find_route(&api.store, name).await.map_err(|error| visitor.fail(error))?;
-    found.ok_or_else(|| visitor.fail(describe_missing_route(name)))
+    require_route(api, name).await.map_err(|problem| visitor.fail(problem))
 }
 
 fn tabulate_routes(found: &[Route], tags: &TagIndex) -> TableView {

@@ -1,17 +1,14 @@
 //! Telling channels, or the channels of a route, of what is open already.
 
 use axum::{Json, extract::State};
-use picket_store::{
-    channels::{catch_up, find_channel},
-    routes::find_route,
-};
+use picket_store::channels::catch_up;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     access::Administrator,
-    channels::{describe_missing_channel, describe_missing_route},
+    channels::{require_channel, require_route},
     extract::ApiPath,
     problem::Problem,
     state::Api,
@@ -53,9 +50,7 @@ async fn catch_up_channel(
     ApiPath(name): ApiPath<String>,
 ) -> Result<Json<CaughtUp>, Problem> {
     access.require_all_sites()?;
-    if find_channel(&api.store, &name).await?.is_none() {
-        return Err(describe_missing_channel(&name));
-    }
+    require_channel(&api, &name).await?;
     Ok(Json(CaughtUp { notices: catch_up(&api.store, Some(&name), None).await? }))
 }
 
@@ -75,8 +70,6 @@ async fn catch_up_route(
     ApiPath(name): ApiPath<String>,
 ) -> Result<Json<CaughtUp>, Problem> {
     access.require_all_sites()?;
-    if find_route(&api.store, &name).await?.is_none() {
-        return Err(describe_missing_route(&name));
-    }
+    require_route(&api, &name).await?;
     Ok(Json(CaughtUp { notices: catch_up(&api.store, None, Some(&name)).await? }))
 }

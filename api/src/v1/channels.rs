@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     access::{Access, Administrator, Reader, Writer},
-    channels::{describe_missing_channel, send_test},
+    channels::{require_channel, send_test},
     extract::{ApiJson, ApiPath, ApiQuery},
     problem::{Problem, ProblemKind},
     state::Api,
@@ -94,7 +94,7 @@ async fn add_channel(
         added => added?,
     };
     let location = format!("/api/v1/channels/{}", channel.name);
-    let found = find_channel(&api, &channel.name).await?;
+    let found = require_channel(&api, &channel.name).await?;
     let added = AddedChannel { channel: Channel::new(&found, &access), caught_up };
     let etag = [(header::ETAG, build_etag(&found.version))];
     Ok(respond_with_location(StatusCode::CREATED, &location, (etag, Json(added))))
@@ -114,7 +114,7 @@ async fn read_channel(
     State(api): State<Api>,
     ApiPath(name): ApiPath<String>,
 ) -> Result<Response, Problem> {
-    Ok(respond_with_channel(&find_channel(&api, &name).await?, &access))
+    Ok(respond_with_channel(&require_channel(&api, &name).await?, &access))
 }
 
 /// Replaces the definition of a channel. An absent field gets its default. Waiting messages are tried at once.
@@ -205,7 +205,7 @@ async fn delete_channel(
 ) -> Result<StatusCode, Problem> {
     access.require_all_sites()?;
     for _ in 0..WRITE_ATTEMPTS {
-        let found = find_channel(&api, &name).await?;
+        let found = require_channel(&api, &name).await?;
         check_if_match(&headers, &build_etag(&found.version))?;
         match channels::remove_channel(&api.store, &name, Some(&found.version)).await {
             Ok(true) => return Ok(StatusCode::NO_CONTENT),
@@ -298,20 +298,16 @@ async fn write_channel(
 ) -> Result<Response, Problem> {
     access.require_all_sites()?;
     for _ in 0..WRITE_ATTEMPTS {
-        let found = find_channel(api, name).await?;
+        let found = require_channel(api, name).await?;
         check_if_match(headers, &build_etag(&found.version))?;
         let channel = decode_channel(&define(&found)?, Some(name))?;
         if found.definition.as_ref().is_ok_and(|stored| *stored == channel)
             || channels::update_channel(&api.store, &channel, Some(&found.version)).await?
         {
-            return Ok(respond_with_channel(&find_channel(api, name).await?, access));
+            return Ok(respond_with_channel(&require_channel(api, name).await?, access));
         }
     }
     Err(describe_changed_channel(name))
-}
-
-async fn find_channel(api: &Api, name: &str) -> Result<StoredChannel, Problem> {
-    channels::find_channel(&api.store, name).await?.ok_or_else(|| describe_missing_channel(name))
 }
 
 fn respond_with_channel(found: &StoredChannel, access: &Access) -> Response {

@@ -13,7 +13,7 @@ use picket_proto::route::name_routes;
 use picket_store::{
     Error,
     routes::{
-        Route as StoredRoute, RoutePlace, add_route as insert_route, add_route_with_catch_up, find_route,
+        Route as StoredRoute, RoutePlace, add_route as insert_route, add_route_with_catch_up,
         list_routes as read_routes, remove_route, update_route,
     },
     tags::{TagIndex, read_tag_index_of_routes},
@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     access::{Access, Administrator, Reader},
-    channels::describe_missing_route,
+    channels::require_route,
     extract::{ApiJson, ApiPath, ApiQuery},
     problem::{Problem, ProblemKind},
     state::Api,
@@ -266,10 +266,6 @@ fn refuse_route(error: Error, name: &str) -> Problem {
         Error::Invalid(why) => invalid_definition(&why),
         error => error.into(),
     }
-}
-
-async fn require_route(api: &Api, name: &str) -> Result<StoredRoute, Problem> {
-    find_route(&api.store, name).await?.ok_or_else(|| describe_missing_route(name))
 }
 
 /// Which of the tags that routes name a site has.

@@ -2,17 +2,12 @@
 
 use axum::{Json, extract::State};
 use picket_proto::Timestamp;
-use picket_store::{
-    channels::find_channel,
-    notifications::{RetrySelection, retry_failed},
-};
+use picket_store::notifications::{RetrySelection, retry_failed};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{
-    access::Writer, channels::describe_missing_channel, extract::ApiJson, problem::Problem, state::Api,
-};
+use crate::{access::Writer, channels::require_channel, extract::ApiJson, problem::Problem, state::Api};
 
 pub(super) fn build_routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(retry_notifications))
@@ -54,9 +49,7 @@ async fn retry_notifications(
     ApiJson(request): ApiJson<RetryRequest>,
 ) -> Result<Json<Retried>, Problem> {
     access.require_all_sites()?;
-    if find_channel(&api.store, &request.channel).await?.is_none() {
-        return Err(describe_missing_channel(&request.channel));
-    }
+    require_channel(&api, &request.channel).await?;
     let selection = RetrySelection::Channel(&request.channel, request.since);
     Ok(Json(Retried { retried: retry_failed(&api.store, selection).await? }))
 }
